@@ -1,0 +1,37 @@
+"""Bayesian deep learning with matrix-normal weight posteriors in PyTorch."""
+
+from . import covariance, distributions, posteriors, priors, sparsity
+from .convert import to_bayesian, to_deterministic
+from .layers import MNConv1d, MNConv2d, MNConv3d, MNConvTranspose1d, MNConvTranspose2d, MNConvTranspose3d, MNLinear
+from .learning_rates import parameter_groups
+from .module import Module, Sequential, frozen_sample, kl, sampling
+from .objective import ELBO, KLWarmup
+from .predictive import predict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ELBO",
+    "KLWarmup",
+    "MNConv1d",
+    "MNConv2d",
+    "MNConv3d",
+    "MNConvTranspose1d",
+    "MNConvTranspose2d",
+    "MNConvTranspose3d",
+    "MNLinear",
+    "Module",
+    "Sequential",
+    "covariance",
+    "distributions",
+    "frozen_sample",
+    "kl",
+    "parameter_groups",
+    "posteriors",
+    "predict",
+    "priors",
+    "sampling",
+    "sparsity",
+    "to_bayesian",
+    "to_deterministic",
+]

@@ -1,0 +1,37 @@
+"""Argument checks shared by every public constructor: each raises before anything is allocated or changed."""
+
+import math
+from typing import Any
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Return ``value`` if it is an integer >= 1, else raise TypeError or ValueError naming ``name``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+def positive_float(name: str, value: Any) -> float:
+    """Return ``float(value)`` if it is finite and > 0, else raise TypeError or ValueError naming ``name``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name} must be finite and positive, got {value}")
+    return float(value)
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of ``choices``, else raise ValueError listing them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def instance(name: str, value: Any, kind: type) -> Any:
+    """Return ``value`` if it is an instance of ``kind``, else raise TypeError naming both."""
+    if not isinstance(value, kind):
+        hint = f"; did you mean {value.__name__}()?" if isinstance(value, type) and issubclass(value, kind) else ""
+        raise TypeError(f"{name} must be a {kind.__module__}.{kind.__name__}, got {value!r}{hint}")
+    return value

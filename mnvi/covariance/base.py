@@ -1,0 +1,90 @@
+"""One factor F of a covariance F Fᵀ: the description a user writes and the module a posterior computes with."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+
+class Factor(nn.Module, ABC):
+    """A factor F of shape (n, m), so that F e has covariance F Fᵀ for standard normal e in Rᵐ.
+
+    Laws, for every factor: ``multiply(e)`` is ``e @ matrix().mT``; ``multiply_transpose(x)`` is ``x @ matrix()``;
+    ``variance()`` is the diagonal and ``log_det()`` the log-determinant of ``covariance()``; the last two dimensions
+    of an input are (anything, m) or (anything, n), earlier ones are batch dimensions.
+    """
+
+    has_scale = True  # False where the factor has no overall scale of its own (Identity)
+
+    def __init__(self, size: int, width: int | None = None) -> None:
+        super().__init__()
+        self.size = size
+        self.width = size if width is None else width
+
+    @abstractmethod
+    def reset_parameters(self, scale: float) -> None:
+        """Set F Fᵀ to (about) ``scale``² times the identity."""
+
+    @abstractmethod
+    def multiply(self, e: Tensor) -> Tensor:
+        """F e for every row of ``e``: (..., m) to (..., n)."""
+
+    @abstractmethod
+    def multiply_transpose(self, x: Tensor) -> Tensor:
+        """Fᵀ x for every row of ``x``: (..., n) to (..., m)."""
+
+    @abstractmethod
+    def variance(self) -> Tensor:
+        """The diagonal of F Fᵀ, shape (n,)."""
+
+    @abstractmethod
+    def log_det(self) -> Tensor:
+        """log |F Fᵀ|, a scalar."""
+
+    @abstractmethod
+    def rescale_(self, log_scale: Tensor) -> None:
+        """Multiply F by exp(``log_scale``) in place."""
+
+    def log_cholesky_diagonal(self) -> Tensor | None:
+        """Logarithm of the diagonal of the Cholesky factor of F Fᵀ, shape (n,); None where it is not at hand."""
+        return None
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """The dense factor F, shape (n, m)."""
+
+    def covariance(self) -> Tensor:
+        """The dense covariance F Fᵀ, shape (n, n)."""
+        matrix = self.matrix()
+        return matrix @ matrix.mT
+
+    def scale_tril(self) -> Tensor:
+        """The lower Cholesky factor of F Fᵀ, shape (n, n)."""
+        return torch.linalg.cholesky(self.covariance())
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor with the factor's dtype and device."""
+        return next(chain(self.parameters(), self.buffers()))
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
+@dataclass(frozen=True)
+class Covariance(ABC):
+    """A small immutable description of a factor; a posterior turns it into parameters with ``build``."""
+
+    @abstractmethod
+    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> Factor:
+        """A :class:`Factor` for vectors of length ``size``.
+
+        ``split`` = (a, b) with a·b = ``size`` says how the vector is made of two axes (channels, kernel positions);
+        only factors with such a structure use it.
+        """
+
+    @abstractmethod
+    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
+        """How many numbers the factor will hold, without allocating them."""

@@ -1,0 +1,56 @@
+"""A diagonal covariance."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .base import Covariance, Factor
+
+
+@dataclass(frozen=True)
+class Diagonal(Covariance):
+    """Independent coordinates: F = diag(exp ``log_diagonal``); ``size`` numbers are held."""
+
+    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "DiagonalFactor":
+        return DiagonalFactor(size, device=device, dtype=dtype)
+
+    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
+        return size
+
+
+class DiagonalFactor(Factor):
+    """F = diag(exp ``log_diagonal``), shape (n, n)."""
+
+    def __init__(self, size: int, *, device=None, dtype=None) -> None:
+        super().__init__(size)
+        self.log_diagonal = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
+
+    @torch.no_grad()
+    def reset_parameters(self, scale: float) -> None:
+        self.log_diagonal.fill_(scale).log_()
+
+    def multiply(self, e: Tensor) -> Tensor:
+        return e * self.log_diagonal.exp()
+
+    def multiply_transpose(self, x: Tensor) -> Tensor:
+        return x * self.log_diagonal.exp()
+
+    def variance(self) -> Tensor:
+        return (2 * self.log_diagonal).exp()
+
+    def log_det(self) -> Tensor:
+        return 2 * self.log_diagonal.sum()
+
+    @torch.no_grad()
+    def rescale_(self, log_scale: Tensor) -> None:
+        self.log_diagonal.add_(log_scale)
+
+    def log_cholesky_diagonal(self) -> Tensor:
+        return self.log_diagonal
+
+    def matrix(self) -> Tensor:
+        return self.log_diagonal.exp().diag_embed()
+
+    def scale_tril(self) -> Tensor:
+        return self.matrix()

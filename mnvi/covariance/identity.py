@@ -1,0 +1,58 @@
+"""The identity covariance."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Covariance, Factor
+
+
+@dataclass(frozen=True)
+class Identity(Covariance):
+    """Independent coordinates of unit variance; nothing is held, so the other factor carries the scale."""
+
+    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "IdentityFactor":
+        return IdentityFactor(size, device=device, dtype=dtype)
+
+    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
+        return 0
+
+
+class IdentityFactor(Factor):
+    """F = I, shape (n, n)."""
+
+    has_scale = False
+
+    def __init__(self, size: int, *, device=None, dtype=None) -> None:
+        super().__init__(size)
+        # Carries the dtype and the device through .to(), which a module without parameters cannot otherwise know.
+        self.register_buffer("anchor", torch.zeros((), device=device, dtype=dtype), persistent=False)
+        self.anchor: Tensor
+
+    def reset_parameters(self, scale: float) -> None:
+        pass
+
+    def multiply(self, e: Tensor) -> Tensor:
+        return e
+
+    def multiply_transpose(self, x: Tensor) -> Tensor:
+        return x
+
+    def variance(self) -> Tensor:
+        return self.anchor.new_ones(self.size)
+
+    def log_det(self) -> Tensor:
+        return self.anchor.new_zeros(())
+
+    def rescale_(self, log_scale: Tensor) -> None:
+        raise ValueError("an Identity factor has no scale to change")
+
+    def log_cholesky_diagonal(self) -> Tensor:
+        return self.anchor.new_zeros(self.size)
+
+    def matrix(self) -> Tensor:
+        return torch.eye(self.size, device=self.anchor.device, dtype=self.anchor.dtype)
+
+    def scale_tril(self) -> Tensor:
+        return self.matrix()

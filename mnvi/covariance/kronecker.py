@@ -1,0 +1,84 @@
+"""A Kronecker product of two covariances."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..checks import instance
+from .base import Covariance, Factor
+from .dense import Dense
+
+
+@dataclass(frozen=True)
+class Kronecker(Covariance):
+    """``left`` ⊗ ``right`` on a vector made of two axes, the right one varying fastest.
+
+    For the columns of a convolution the axes are (channels, kernel positions). Elsewhere, where a layer has no such
+    axes, ``size`` is split into its most nearly square pair of divisors, the smaller first (784 = 28·28, 300 = 15·20,
+    7 = 1·7). What the two parts hold is held: for two Dense parts about a² + b² numbers instead of (a·b)².
+    """
+
+    left: Covariance = field(default_factory=Dense)
+    right: Covariance = field(default_factory=Dense)
+
+    def __post_init__(self) -> None:
+        instance("left", self.left, Covariance)
+        instance("right", self.right, Covariance)
+
+    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "KroneckerFactor":
+        a, b = split or most_square(size)
+        left = self.left.build(a, device=device, dtype=dtype)
+        return KroneckerFactor(left, self.right.build(b, device=device, dtype=dtype))
+
+    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
+        a, b = split or most_square(size)
+        return self.left.num_parameters(a) + self.right.num_parameters(b)
+
+
+class KroneckerFactor(Factor):
+    """F = F_left ⊗ F_right, shape (n_left·n_right, m_left·m_right)."""
+
+    def __init__(self, left: Factor, right: Factor) -> None:
+        super().__init__(left.size * right.size, left.width * right.width)
+        self.left, self.right = left, right
+        self.has_scale = left.has_scale or right.has_scale
+
+    def reset_parameters(self, scale: float) -> None:
+        parts = [part for part in (self.left, self.right) if part.has_scale]
+        for part in parts:
+            part.reset_parameters(scale ** (1 / len(parts)))
+
+    def multiply(self, e: Tensor) -> Tensor:
+        grid = self.right.multiply(e.unflatten(-1, (self.left.width, self.right.width)))
+        return self.left.multiply(grid.mT).mT.flatten(-2)
+
+    def multiply_transpose(self, x: Tensor) -> Tensor:
+        grid = self.right.multiply_transpose(x.unflatten(-1, (self.left.size, self.right.size)))
+        return self.left.multiply_transpose(grid.mT).mT.flatten(-2)
+
+    def variance(self) -> Tensor:
+        return torch.outer(self.left.variance(), self.right.variance()).flatten()
+
+    def log_det(self) -> Tensor:
+        return self.right.size * self.left.log_det() + self.left.size * self.right.log_det()
+
+    def rescale_(self, log_scale: Tensor) -> None:
+        (self.left if self.left.has_scale else self.right).rescale_(log_scale)
+
+    def log_cholesky_diagonal(self) -> Tensor | None:
+        left, right = self.left.log_cholesky_diagonal(), self.right.log_cholesky_diagonal()
+        return None if left is None or right is None else (left.unsqueeze(-1) + right).flatten()
+
+    def matrix(self) -> Tensor:
+        return torch.kron(self.left.matrix(), self.right.matrix())
+
+    def scale_tril(self) -> Tensor:
+        return torch.kron(self.left.scale_tril(), self.right.scale_tril())
+
+
+def most_square(size: int) -> tuple[int, int]:
+    """The divisors (a, b) of ``size`` with a·b = ``size``, a ≤ b, as close to each other as there are."""
+    a = next(a for a in range(math.isqrt(size), 0, -1) if size % a == 0)
+    return a, size // a

@@ -1,0 +1,66 @@
+"""A diagonal plus a low-rank covariance."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import positive_int
+from .base import Covariance, Factor
+
+
+@dataclass(frozen=True)
+class LowRank(Covariance):
+    """diag(d²) + C Cᵀ with C of shape (size, ``rank``); ``size``·(``rank`` + 1) numbers are held."""
+
+    rank: int
+
+    def __post_init__(self) -> None:
+        positive_int("rank", self.rank)
+
+    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "LowRankFactor":
+        return LowRankFactor(size, self.rank, device=device, dtype=dtype)
+
+    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
+        return size * (self.rank + 1)
+
+
+class LowRankFactor(Factor):
+    """F = [diag(exp ``log_diagonal``), ``loading``], shape (n, n + rank).
+
+    log|F Fᵀ| = 2 Σ log d + log|I + Cᵀ diag(d)⁻² C| (the matrix-determinant lemma), O(n·rank²).
+    """
+
+    def __init__(self, size: int, rank: int, *, device=None, dtype=None) -> None:
+        super().__init__(size, size + rank)
+        self.rank = rank
+        self.log_diagonal = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
+        self.loading = nn.Parameter(torch.zeros(size, rank, device=device, dtype=dtype))
+
+    @torch.no_grad()
+    def reset_parameters(self, scale: float) -> None:
+        self.log_diagonal.fill_(scale).log_()
+        # C = 0 is a saddle point: its gradient vanishes there. A row of C adds a hundredth of its variance.
+        self.loading.normal_(std=0.1 * scale / self.rank**0.5)
+
+    def multiply(self, e: Tensor) -> Tensor:
+        return e[..., : self.size] * self.log_diagonal.exp() + e[..., self.size :] @ self.loading.mT
+
+    def multiply_transpose(self, x: Tensor) -> Tensor:
+        return torch.cat([x * self.log_diagonal.exp(), x @ self.loading], -1)
+
+    def variance(self) -> Tensor:
+        return (2 * self.log_diagonal).exp() + self.loading.square().sum(-1)
+
+    def log_det(self) -> Tensor:
+        scaled = self.loading * (-self.log_diagonal).exp().unsqueeze(-1)
+        capacitance = torch.eye(self.rank, device=scaled.device, dtype=scaled.dtype) + scaled.mT @ scaled
+        return 2 * self.log_diagonal.sum() + 2 * torch.linalg.cholesky(capacitance).diagonal().log().sum()
+
+    @torch.no_grad()
+    def rescale_(self, log_scale: Tensor) -> None:
+        self.log_diagonal.add_(log_scale)
+        self.loading.mul_(log_scale.exp())
+
+    def matrix(self) -> Tensor:
+        return torch.cat([self.log_diagonal.exp().diag_embed(), self.loading], -1)

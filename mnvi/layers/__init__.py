@@ -1,0 +1,16 @@
+"""Bayesian layers: torch's layers with a posterior over their weight."""
+
+from .base import BayesianLayer
+from .conv import MNConv1d, MNConv2d, MNConv3d, MNConvTranspose1d, MNConvTranspose2d, MNConvTranspose3d
+from .linear import MNLinear
+
+__all__ = [
+    "BayesianLayer",
+    "MNConv1d",
+    "MNConv2d",
+    "MNConv3d",
+    "MNConvTranspose1d",
+    "MNConvTranspose2d",
+    "MNConvTranspose3d",
+    "MNLinear",
+]

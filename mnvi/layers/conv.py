@@ -1,0 +1,116 @@
+"""Convolutions and transposed convolutions with matrix-normal weights."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import BayesianLayer, check_layer_arguments
+
+
+class _MNConvNd(BayesianLayer):
+    """What all convolutions share; the weight matrix is (out_channels, in_channels/groups·∏kernel).
+
+    Takes the torch layer's own arguments (stride, padding, dilation, groups, bias, padding_mode, ...), then
+
+    Args:
+        posterior: family from :mod:`mnvi.posteriors`; ``None`` is ``MatrixNormal()`` with two dense factors. A ``Kronecker``
+            column factor splits the columns into (channels, kernel positions).
+        prior: prior from :mod:`mnvi.priors`; ``None`` is ``Normal(1.0)``.
+        estimator: ``"weight"`` draws one weight a call. ``"local"`` draws the output at every location with its exact
+            marginal variance, but **independently of the other locations**: that approximates the joint distribution, in
+            which locations share one weight and are correlated.
+
+    Example:
+        >>> layer = mnvi.MNConv2d(3, 16, 3, padding=1)
+        >>> loss = F.mse_loss(layer(x), y) + layer.kl() / num_train
+    """
+
+    def __init__(self, *args, posterior=None, prior=None, estimator: str = "weight", **kwargs) -> None:
+        check_layer_arguments(posterior, prior, estimator)
+        super().__init__(*args, **kwargs)
+        self._make_bayesian(posterior, prior, estimator)
+
+    def _column_split(self) -> tuple[int, int]:
+        return self.weight.shape[1], self.weight[0, 0].numel()
+
+    def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(input, weight, bias)  # type: ignore[operator]
+
+    def _deviation(self, input: Tensor) -> Tensor:
+        if input.dim() == self.weight.dim() - 1:
+            return self._deviation(input.unsqueeze(0)).squeeze(0)
+
+        def convolve(x: Tensor, kernels: Tensor) -> Tensor:
+            return self._transform(x, kernels.unflatten(1, self.weight.shape[1:]), None)
+
+        return self.posterior.conv_deviation(input, convolve, self.groups)  # type: ignore[arg-type]
+
+
+class _MNConvTransposeNd(_MNConvNd):
+    """What all transposed convolutions share; the weight matrix is (in_channels, out_channels/groups·∏kernel).
+
+    Arguments as in :class:`_MNConvNd`. Its local estimator draws all outputs independently of each other.
+    """
+
+    def _fan_in(self) -> int:
+        # What torch's initialisation takes for it: the size of weight[0].
+        return self.weight[0].numel()
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As the torch layer's ``forward(input, output_size)``."""
+        return super().forward(input, self._padding_for(input, output_size))
+
+    def _padding_for(self, input: Tensor, output_size: list[int] | None) -> list[int]:
+        dims = len(self.kernel_size)  # type: ignore[arg-type]
+        return self._output_padding(  # type: ignore[operator]
+            input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
+        )
+
+    def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None, output_padding: list[int]) -> Tensor:
+        return self._conv_transpose(input, weight, bias, output_padding, self.groups)  # type: ignore[arg-type]
+
+    def _deviation(self, input: Tensor, output_padding: list[int]) -> Tensor:
+        if input.dim() == self.weight.dim() - 1:
+            return self._deviation(input.unsqueeze(0), output_padding).squeeze(0)
+        positions = self.weight[0, 0].numel()
+        one_hot = torch.eye(positions, device=input.device, dtype=input.dtype).view(
+            1, positions, *self.weight.shape[2:]
+        )
+
+        def convolve(x: Tensor, weight: Tensor) -> Tensor:
+            return self._transform(x, weight.view_as(self.weight), None, output_padding)
+
+        def spread(z: Tensor) -> Tensor:
+            return self._conv_transpose(z, one_hot, None, output_padding, 1)
+
+        return self.posterior.conv_transpose_deviation(input, convolve, spread, self.groups)  # type: ignore[arg-type]
+
+    def _conv_transpose(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, output_padding, groups: int
+    ) -> Tensor:
+        function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.weight.dim() - 3]
+        return function(input, weight, bias, self.stride, self.padding, output_padding, groups, self.dilation)  # type: ignore[arg-type]
+
+
+class MNConv1d(_MNConvNd, nn.Conv1d):
+    __doc__ = f"``nn.Conv1d`` whose weight has a posterior.\n\n{_MNConvNd.__doc__}"
+
+
+class MNConv2d(_MNConvNd, nn.Conv2d):
+    __doc__ = f"``nn.Conv2d`` whose weight has a posterior.\n\n{_MNConvNd.__doc__}"
+
+
+class MNConv3d(_MNConvNd, nn.Conv3d):
+    __doc__ = f"``nn.Conv3d`` whose weight has a posterior.\n\n{_MNConvNd.__doc__}"
+
+
+class MNConvTranspose1d(_MNConvTransposeNd, nn.ConvTranspose1d):
+    __doc__ = f"``nn.ConvTranspose1d`` whose weight has a posterior.\n\n{_MNConvTransposeNd.__doc__}"
+
+
+class MNConvTranspose2d(_MNConvTransposeNd, nn.ConvTranspose2d):
+    __doc__ = f"``nn.ConvTranspose2d`` whose weight has a posterior.\n\n{_MNConvTransposeNd.__doc__}"
+
+
+class MNConvTranspose3d(_MNConvTransposeNd, nn.ConvTranspose3d):
+    __doc__ = f"``nn.ConvTranspose3d`` whose weight has a posterior.\n\n{_MNConvTransposeNd.__doc__}"

@@ -1,0 +1,47 @@
+"""A linear layer with a matrix-normal weight."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import BayesianLayer, check_layer_arguments
+
+
+class MNLinear(BayesianLayer, nn.Linear):
+    """``nn.Linear`` whose weight has a posterior: y = W x + bias, W ~ ``distribution()``.
+
+    Args:
+        in_features, out_features, bias: as in ``nn.Linear``.
+        posterior: family from :mod:`mnvi.posteriors`; ``None`` is ``MatrixNormal()`` with two dense factors.
+        prior: prior from :mod:`mnvi.priors`; ``None`` is ``Normal(1.0)``.
+        estimator: ``"local"`` draws outputs, W x ~ N(M x, (xᵀV x)·U), independently for each row of the input (Kingma,
+            Salimans & Welling, 2015); ``"weight"`` draws one weight a call.
+        device, dtype: as in ``nn.Linear``.
+
+    Input (*, in_features), output (*, out_features).
+
+    Example:
+        >>> layer = mnvi.MNLinear(784, 300)
+        >>> loss = F.mse_loss(layer(x), y) + layer.kl() / num_train
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        posterior=None,
+        prior=None,
+        estimator: str = "local",
+        device=None,
+        dtype=None,
+    ) -> None:
+        check_layer_arguments(posterior, prior, estimator, in_features=in_features, out_features=out_features)
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self._make_bayesian(posterior, prior, estimator)
+
+    def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(input, weight, bias)
+
+    def _deviation(self, input: Tensor) -> Tensor:
+        return self.posterior.output_deviation(input)

@@ -1,0 +1,82 @@
+"""What a whole model gains: its KL, and the two contexts that make it draw outside training."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .layers import BayesianLayer
+
+
+def bayesian_layers(model: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
+    """(name, layer) of every Bayesian layer of ``model``, shared ones once."""
+    for name, module in model.named_modules():
+        if isinstance(module, BayesianLayer):
+            yield name, module
+
+
+def kl(model: nn.Module) -> Tensor:
+    """Σ KL(posterior ‖ prior) over the Bayesian layers of ``model``, in nats, a scalar; never divided by anything.
+
+    A layer that occurs several times counts once; a model without Bayesian layers has KL 0.
+
+    Example:
+        >>> loss = F.cross_entropy(model(x), y) + mnvi.kl(model) / num_train
+    """
+    terms = [layer.kl() for _, layer in bayesian_layers(model)]
+    if not terms:
+        like = next(model.parameters(), torch.zeros(()))
+        return torch.zeros((), device=like.device, dtype=like.dtype)
+    return torch.stack([term.to(terms[0].device) for term in terms]).sum() if len(terms) > 1 else terms[0]
+
+
+@contextmanager
+def sampling(model: nn.Module):
+    """Inside, Bayesian layers draw in eval mode too; batch norm and dropout stay as they are.
+
+    The previous state comes back at the end, also when an exception is raised.
+    """
+    layers = [layer for _, layer in bayesian_layers(model)]
+    before = [layer._sampling for layer in layers]
+    try:
+        for layer in layers:
+            layer._sampling = True
+        yield model
+    finally:
+        for layer, state in zip(layers, before, strict=True):
+            layer._sampling = state
+
+
+@contextmanager
+def frozen_sample(model: nn.Module):
+    """Inside, every call uses one joint draw of all weights, in train and eval mode: the model is one fixed function.
+
+    The draw is made at each layer's first call. It is kept as noise, so gradients reach the posterior's parameters.
+    The previous state comes back at the end, also when an exception is raised.
+
+    Example:
+        >>> with mnvi.frozen_sample(model):
+        ...     f_grid = model(grid)  # one function of the posterior, at all points of the grid
+    """
+    layers = [layer for _, layer in bayesian_layers(model)]
+    before = [layer._frozen for layer in layers]
+    try:
+        for layer in layers:
+            layer._frozen = []
+        yield model
+    finally:
+        for layer, state in zip(layers, before, strict=True):
+            layer._frozen = state
+
+
+class Module(nn.Module):
+    """``nn.Module`` with ``kl()``: a base class for models that contain Bayesian layers."""
+
+    def kl(self) -> Tensor:
+        """Σ KL(posterior ‖ prior) over the Bayesian layers, in nats; see :func:`mnvi.kl`."""
+        return kl(self)
+
+
+class Sequential(nn.Sequential, Module):
+    """``nn.Sequential`` with ``kl()``."""

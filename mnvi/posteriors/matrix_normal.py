@@ -1,0 +1,111 @@
+"""The matrix-normal family: one covariance for the rows, one for the columns."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .. import distributions
+from ..checks import instance
+from ..covariance import Covariance, Dense
+from .base import Convolve, Family, Noise, Posterior, safe_sqrt
+
+
+@dataclass(frozen=True)
+class MatrixNormal(Family):
+    """W = M + A E Bᵀ with standard normal E: Cov = U ⊗ V, U = A Aᵀ over rows (outputs), V = B Bᵀ over columns (inputs).
+
+    ``row`` and ``column`` describe A and B; two ``Dense`` factors hold n² + p² numbers. Source: Rudnev & Kropotov (2019).
+    """
+
+    row: Covariance = field(default_factory=Dense)
+    column: Covariance = field(default_factory=Dense)
+
+    def __post_init__(self) -> None:
+        instance("row", self.row, Covariance)
+        instance("column", self.column, Covariance)
+
+    def build(self, shape: tuple[int, int], *, split: tuple[int, int] | None = None, device=None, dtype=None):
+        return MatrixNormalPosterior(shape, self.row, self.column, split=split, device=device, dtype=dtype)
+
+    def num_parameters(self, shape: tuple[int, int], split: tuple[int, int] | None = None) -> int:
+        return self.row.num_parameters(shape[0]) + self.column.num_parameters(shape[1], split)
+
+
+class MatrixNormalPosterior(Posterior):
+    """Cov = (A Aᵀ) ⊗ (B Bᵀ) with factors A = ``row`` and B = ``column``.
+
+    (c·A, B/c) is the same posterior. ``reset_parameters`` gives both factors the same scale and ``balance_`` does so at
+    any later time, without changing the distribution.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], row: Covariance, column: Covariance, *, split=None, device=None, dtype=None
+    ):
+        super().__init__(shape)
+        self.row = row.build(shape[0], device=device, dtype=dtype)
+        self.column = column.build(shape[1], split=split, device=device, dtype=dtype)
+
+    def reset_parameters(self, scale: float) -> None:
+        factors = [factor for factor in (self.row, self.column) if factor.has_scale]
+        for factor in factors:
+            factor.reset_parameters(scale ** (1 / len(factors)))
+
+    @torch.no_grad()
+    def balance_(self) -> None:
+        """Rescale (A, B) to (c·A, B/c) so that log|U|/n = log|V|/p; the distribution stays as it is."""
+        if self.row.has_scale and self.column.has_scale:
+            excess = 0.25 * (self.row.log_det() / self.shape[0] - self.column.log_det() / self.shape[1])
+            self.row.rescale_(-excess)
+            self.column.rescale_(excess)
+
+    def draw_noise(self) -> Noise:
+        like = self.row.like
+        return (torch.randn(self.row.width, self.column.width, device=like.device, dtype=like.dtype),)
+
+    def deviation(self, noise: Noise) -> Tensor:
+        return self.row.multiply(self.column.multiply(noise[0]).mT).mT
+
+    def output_deviation(self, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(self.column.multiply_transpose(x), dim=-1, keepdim=True)
+        return norm * self.row.multiply(torch.randn(*x.shape[:-1], self.row.width, device=x.device, dtype=x.dtype))
+
+    def conv_deviation(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
+        # ‖Bᵀ patch‖ at every location, by a convolution with the columns of B as kernels, once for each group.
+        patches = convolve(x, self.column.matrix().mT.repeat(groups, 1)).movedim(1, -1)
+        norm = torch.linalg.vector_norm(patches.unflatten(-1, (groups, -1)), dim=-1)  # (N, *locations, groups)
+        noise = self.row.multiply(torch.randn(*norm.shape[:-1], self.row.width, device=x.device, dtype=x.dtype))
+        return (norm.unsqueeze(-1) * noise.unflatten(-1, (groups, -1))).flatten(-2).movedim(-1, 1)
+
+    def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Convolve, groups: int) -> Tensor:
+        """Var y_o(l) = Σ_kk' V_(o,k)(o,k')·z(l−k)ᵀz(l−k'), z = Aᵀx: a K×K Gram matrix at every output location."""
+        z = self._project_channels(x, groups)  # (N, groups, m, *locations)
+        moved = spread(z.flatten(0, 2).unsqueeze(1)).unflatten(0, z.shape[:3])  # (N, groups, m, K, *out)
+        gram = torch.einsum("ngak...,ngaj...->ngkj...", moved, moved)
+        outputs = self.shape[1] // moved.shape[3]
+        blocks = self.column.covariance().unflatten(0, (outputs, -1)).unflatten(-1, (outputs, -1))
+        blocks = blocks.diagonal(dim1=0, dim2=2)  # (K, K, out/groups)
+        variance = torch.einsum("kjo,ngkj...->ngo...", blocks, gram).flatten(1, 2).clamp_min(0)
+        return safe_sqrt(variance) * torch.randn_like(variance)
+
+    def variance(self) -> Tensor:
+        return torch.outer(self.row.variance(), self.column.variance())
+
+    def scaled_variance(self, row: Tensor, column: Tensor) -> Tensor:
+        return (row * self.row.variance()).sum() * (column * self.column.variance()).sum()
+
+    def mahalanobis(self, tril_row: Tensor, tril_column: Tensor) -> Tensor:
+        row = torch.linalg.solve_triangular(tril_row, self.row.matrix(), upper=False)
+        column = torch.linalg.solve_triangular(tril_column, self.column.matrix(), upper=False)
+        return row.square().sum() * column.square().sum()
+
+    def log_det(self) -> Tensor:
+        return self.shape[1] * self.row.log_det() + self.shape[0] * self.column.log_det()
+
+    def distribution(self, loc: Tensor) -> distributions.MatrixNormal:
+        return distributions.MatrixNormal(loc, self.row.scale_tril(), self.column.scale_tril())
+
+    def _project_channels(self, x: Tensor, groups: int) -> Tensor:  # Aᵀ x restricted to each group of input channels
+        member = torch.eye(groups, device=x.device, dtype=x.dtype).repeat_interleave(x.shape[1] // groups, 1)
+        parts = x.movedim(1, -1).unsqueeze(1) * member.view(groups, *[1] * (x.dim() - 2), -1)
+        return self.row.multiply_transpose(parts).movedim(-1, 2)

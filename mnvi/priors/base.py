@@ -1,0 +1,35 @@
+"""What a prior is: a description a user writes, and the module that computes the KL from a posterior to it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..posteriors import Posterior
+
+
+class PriorModule(nn.Module, ABC):
+    """The prior of one layer's weight; parameters and buffers where the prior has any."""
+
+    @abstractmethod
+    def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
+        """KL(posterior ‖ prior) in nats for the whole (n, p) weight whose posterior mean is ``mean``, a scalar."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prior(ABC):
+    """A small immutable description of a prior; a layer turns it into a :class:`PriorModule` with ``build``."""
+
+    @abstractmethod
+    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> PriorModule:
+        """The prior of an (n, p) weight."""
+
+
+def finite(name: str, value: Tensor, *, positive: bool = False) -> Tensor:
+    """Return ``value`` if all of it is finite (and positive), else raise ValueError naming ``name``."""
+    if not torch.is_floating_point(value):
+        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
+    if not bool(torch.isfinite(value).all()) or (positive and not bool((value > 0).all())):
+        raise ValueError(f"{name} must be finite{' and positive' if positive else ''} everywhere")
+    return value

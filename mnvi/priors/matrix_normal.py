@@ -1,0 +1,75 @@
+"""Any matrix-normal prior, such as the posterior of an earlier task."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..posteriors import Posterior
+from .base import Prior, PriorModule, finite
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixNormal(Prior):
+    """W ~ MN(loc, U₁, V₁).
+
+    KL = ½[tr((U₁⊗V₁)⁻¹ Cov) + tr(V₁⁻¹Δᵀ U₁⁻¹Δ) − n·p + p·log|U₁| + n·log|V₁| − log|Cov|], Δ = loc − M.
+
+    Args:
+        loc: mean, shape (n, p), or one that broadcasts to it.
+        scale_tril_row: lower Cholesky factor of U₁, shape (n, n).
+        scale_tril_column: lower Cholesky factor of V₁, shape (p, p).
+
+    Example:
+        >>> task = layer.distribution()  # the posterior of one task is the prior of the next
+        >>> prior = mnvi.priors.MatrixNormal(task.loc, task.scale_tril_row, task.scale_tril_column)
+    """
+
+    loc: Tensor
+    scale_tril_row: Tensor
+    scale_tril_column: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("loc", "scale_tril_row", "scale_tril_column"):
+            finite(name, getattr(self, name))
+        for name in ("scale_tril_row", "scale_tril_column"):
+            _check_tril(name, getattr(self, name))
+
+    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> "MatrixNormalPrior":
+        n, p = shape
+        if self.scale_tril_row.shape != (n, n) or self.scale_tril_column.shape != (p, p):
+            came = f"{tuple(self.scale_tril_row.shape)} and {tuple(self.scale_tril_column.shape)}"
+            raise ValueError(f"a weight of shape {shape} needs factors of shape {(n, n)} and {(p, p)}, got {came}")
+        if torch.broadcast_shapes(self.loc.shape, shape) != torch.Size(shape):
+            raise ValueError(f"loc of shape {tuple(self.loc.shape)} does not broadcast to a weight of shape {shape}")
+        tensors = (self.loc.expand(shape), self.scale_tril_row, self.scale_tril_column)
+        return MatrixNormalPrior(*(t.detach().to(device=device, dtype=dtype, copy=True) for t in tensors))
+
+
+class MatrixNormalPrior(PriorModule):
+    """The prior's mean and factors, buffers."""
+
+    def __init__(self, loc: Tensor, scale_tril_row: Tensor, scale_tril_column: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("loc", loc.contiguous())
+        self.register_buffer("scale_tril_row", scale_tril_row)
+        self.register_buffer("scale_tril_column", scale_tril_column)
+        self.loc: Tensor
+        self.scale_tril_row: Tensor
+        self.scale_tril_column: Tensor
+
+    def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
+        row, column = self.scale_tril_row, self.scale_tril_column
+        half = torch.linalg.solve_triangular(row, mean - self.loc, upper=False)
+        white = torch.linalg.solve_triangular(column, half.mT, upper=False)  # (L_row⁻¹ Δ L_column⁻ᵀ)ᵀ
+        n, p = mean.shape
+        prior_log_det = 2 * p * row.diagonal().log().sum() + 2 * n * column.diagonal().log().sum()
+        quadratic = posterior.mahalanobis(row, column) + white.square().sum()
+        return 0.5 * (quadratic - n * p + prior_log_det - posterior.log_det())
+
+
+def _check_tril(name: str, tril: Tensor) -> None:
+    if tril.dim() != 2 or tril.shape[0] != tril.shape[1]:
+        raise ValueError(f"{name} must be a square matrix, got shape {tuple(tril.shape)}")
+    if bool((tril.triu(1) != 0).any()) or bool((tril.diagonal() <= 0).any()):
+        raise ValueError(f"{name} must be lower-triangular with a positive diagonal")

@@ -1,0 +1,84 @@
+"""Independent zero-mean normal weights."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..checks import positive_float
+from ..posteriors import Posterior
+from .base import Prior, PriorModule, finite
+
+
+@dataclass(frozen=True, eq=False)
+class Normal(Prior):
+    """W_ij ~ N(0, σ_ij²).
+
+    KL = ½[Σ log σ_ij² + Σ (M_ij² + Var_ij)/σ_ij² − n·p − log|Cov|]. Source: Rudnev & Kropotov (2019), 'KL divergence'.
+
+    Args:
+        scale: σ, a positive number, or a tensor that broadcasts to the weight's (n, p) with one σ for each weight;
+            ``None`` puts the best single σ² = mean(M² + Var) of the layer back in (empirical Bayes).
+    """
+
+    scale: float | Tensor | None = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scale, Tensor):
+            finite("scale", self.scale, positive=True)
+        elif self.scale is not None:
+            positive_float("scale", self.scale)
+
+    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> PriorModule:
+        if self.scale is None:
+            return FittedNormalPrior()
+        if not isinstance(self.scale, Tensor) or self.scale.dim() == 0:
+            return NormalPrior(float(self.scale))
+        if torch.broadcast_shapes(self.scale.shape, shape) != torch.Size(shape):
+            raise ValueError(
+                f"scale of shape {tuple(self.scale.shape)} does not broadcast to a weight of shape {shape}"
+            )
+        return ScaledNormalPrior(self.scale.detach().to(device=device, dtype=dtype).expand(shape).clone())
+
+
+class NormalPrior(PriorModule):
+    """One σ for all weights of the layer."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
+        size = mean.numel()
+        quadratic = _second_moment(mean, posterior) / self.scale**2
+        return 0.5 * (quadratic + size * (2 * math.log(self.scale) - 1) - posterior.log_det())
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"
+
+
+class FittedNormalPrior(PriorModule):
+    """One σ for all weights of the layer, the best one at every call."""
+
+    def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
+        size = mean.numel()
+        return 0.5 * (size * (_second_moment(mean, posterior) / size).log() - posterior.log_det())
+
+
+class ScaledNormalPrior(PriorModule):
+    """One σ_ij for each weight, a buffer of shape (n, p)."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.scale: Tensor
+
+    def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
+        quadratic = ((mean.square() + posterior.variance()) / self.scale.square()).sum()
+        return 0.5 * (quadratic + 2 * self.scale.log().sum() - mean.numel() - posterior.log_det())
+
+
+def _second_moment(mean: Tensor, posterior: Posterior) -> Tensor:  # Σ_ij E[W_ij²]
+    ones = mean.new_ones(())
+    return mean.square().sum() + posterior.scaled_variance(ones.expand(mean.shape[0]), ones.expand(mean.shape[1]))
