@@ -1,0 +1,46 @@
+"""What a row and a column of a layer are, as axes of its weight tensor, for Bayesian and plain torch layers alike."""
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import BayesianLayer
+
+GROUPS = ("weights", "rows", "columns")
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def mean_weight(layer: nn.Module) -> Tensor:
+    """The weight that ``layer`` uses in eval mode, masked where it is pruned, detached."""
+    weight = layer.mean_weight() if isinstance(layer, BayesianLayer) else layer.weight
+    return weight.detach()  # type: ignore[operator]
+
+
+def unit_axis(layer: nn.Module, groups: str) -> int:
+    """The axis of ``layer.weight`` that counts its rows (output units) or its columns (input units).
+
+    Linear (out, in) and convolution (out, in/groups, *kernel): rows 0, columns 1. Transposed convolution
+    (in, out/groups, *kernel): rows 1, columns 0. With ``groups`` > 1 one index of axis 1 stands for a channel of every
+    group: the j-th of each.
+    """
+    return int((groups == "rows") == isinstance(layer, TRANSPOSED))
+
+
+def other_axes(weight: Tensor, axis: int) -> tuple[int, ...]:
+    """All axes of ``weight`` but ``axis``: what a unit is reduced over."""
+    return tuple(dim for dim in range(weight.dim()) if dim != axis)
+
+
+def units_in_use(weight: Tensor, axis: int) -> Tensor:
+    """Which units along ``axis`` have a weight that is not zero, shape (weight.shape[axis],), bool."""
+    return (weight != 0).movedim(axis, 0).flatten(1).any(1)
+
+
+def over_weights(units: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """One value a unit, spread over ``weight``'s shape."""
+    return units.view([-1 if dim == axis else 1 for dim in range(weight.dim())]).expand_as(weight)
+
+
+def all_units(count: int, like: Tensor) -> Tensor:
+    """A bool for each of ``count`` units, all True, on ``like``'s device."""
+    return torch.ones(count, dtype=torch.bool, device=like.device)
