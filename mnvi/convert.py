@@ -71,12 +71,18 @@ def to_bayesian(
 def to_deterministic(model: nn.Module) -> nn.Module:
     """A copy of ``model`` with plain torch layers: each Bayesian layer's mean (masked where pruned) and bias.
 
-    ``model`` itself keeps its posteriors. In eval mode both give the same outputs.
+    ``model`` itself keeps its posteriors. In eval mode both give the same outputs. Raises TypeError for a subclass of a
+    layer of this library, for which no plain layer is known.
     """
     plain = copy.deepcopy(model)
     plain.__dict__.pop("kl", None)
-    found = {module: _plain(module) for module in plain.modules() if isinstance(module, BayesianLayer)}
-    return _replace(plain, found)
+    found = {name: module for name, module in plain.named_modules() if isinstance(module, BayesianLayer)}
+    for name, module in found.items():
+        if type(module) not in _TORCH_KINDS:
+            raise TypeError(
+                f"layer {name!r} is a {type(module).__name__}, which has no plain torch layer to go back to"
+            )
+    return _replace(plain, {module: _plain(module) for module in found.values()})
 
 
 def _choose(model: nn.Module, skip: tuple[str, ...], only: Iterable[str] | None) -> dict[nn.Module, str]:
@@ -124,7 +130,7 @@ def _plain(layer: BayesianLayer) -> nn.Module:
 
 
 def _rebuild(kind: type, layer: nn.Module, **options):
-    """A ``kind`` with ``layer``'s arguments, parameters, hooks' absence and training mode."""
+    """A ``kind`` with ``layer``'s arguments, parameters and training mode."""
     if isinstance(layer, nn.Linear):
         names = ("in_features", "out_features")
     else:
@@ -147,7 +153,8 @@ def _rebuild(kind: type, layer: nn.Module, **options):
         new.weight.copy_(weight)  # type: ignore[operator]
         if bias is not None:
             new.bias.copy_(bias)  # type: ignore[operator]
-    new.weight.requires_grad_(weight.requires_grad)
+            new.bias.requires_grad_(bias.requires_grad)  # type: ignore[operator]
+    new.weight.requires_grad_(weight.requires_grad)  # type: ignore[operator]
     return new.train(layer.training)
 
 
@@ -166,4 +173,6 @@ def _replace(model: nn.Module, replacements: dict) -> nn.Module:
         for name, child in list(parent._modules.items()):
             if child in replacements:
                 setattr(parent, name, replacements[child])
+                if isinstance(parent, nn.TransformerEncoderLayer):
+                    parent.activation_relu_or_gelu = 0  # else torch's fused path reads the weights, past the layers
     return replacements.get(model, model)

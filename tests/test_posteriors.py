@@ -36,7 +36,7 @@ def dense(posterior, loc=None):
     return MultivariateNormal(loc.flatten(), dense_covariance(posterior))
 
 
-# Laws: functions of one posterior, so that the negative controls below can break a posterior and call them -------------
+# Laws: functions of one posterior, so that the negative controls below can break a posterior and call them ------------
 
 
 def law_deviation(posterior):
@@ -76,8 +76,12 @@ def law_log_det(posterior):
 
 
 def law_entropy(posterior):
-    gap = posterior.log_det() - torch.linalg.slogdet(dense_covariance(posterior)).logabsdet
-    assert_close(posterior.entropy(), dense(posterior).entropy() + gap / 2)
+    expected = dense(posterior).entropy()
+    if posterior.exact:
+        assert_close(posterior.entropy(), expected)
+    else:  # as far below as half the log-determinant is
+        gap = torch.linalg.slogdet(dense_covariance(posterior)).logabsdet - posterior.log_det()
+        assert_close(posterior.entropy(), expected - gap / 2)
 
 
 def law_distribution(posterior):
@@ -157,14 +161,13 @@ def test_an_all_zero_input_has_no_noise_and_finite_gradients(family):
     assert all(g.isfinite().all() for g in gradients)
 
 
-# Starting, counting, balancing -----------------------------------------------------------------------------------------
+# Starting, counting, balancing ----------------------------------------------------------------------------------------
 
 
-@cases("family", FAMILIES)
+# Two Identity factors have unit variance whatever the scale.
+@cases("family", {name: family for name, family in FAMILIES.items() if "identity-both" not in name or "kron" in name})
 def test_reset_gives_every_weight_the_scale(family):
     posterior = build(family, (N, P))
-    if not list(posterior.parameters()):  # two Identity factors: unit variance, nothing to set
-        return
     posterior.reset_parameters(0.03)
     torch.testing.assert_close(posterior.variance().sqrt(), torch.full((N, P), 0.03), rtol=0.1, atol=0)
     off_diagonal = dense_covariance(posterior) - dense_covariance(posterior).diagonal().diag_embed()
@@ -238,10 +241,10 @@ def test_bound_is_exact_where_either_part_vanishes(family, vanishing):
     assert gap_per_weight(posterior) < 1e-8
 
 
-# Measured nats per weight with factors drawn at std 0.3, averaged over ten draws; larger means that a bound got worse.
+# Measured nats per weight with factors drawn at std 0.3, the mean of ten draws; larger means that a bound got worse.
 @pytest.mark.parametrize(
     ("factor", "log_scale", "measured"),
-    [(Dense(), 0.0, 0.05), (Dense(), -1.0, 0.07), (LowRank(2), 0.0, 0.07), (LowRank(2), -1.0, 0.07)],
+    [(Dense(), 0.0, 0.039), (Dense(), -1.0, 0.027), (LowRank(2), 0.0, 0.051), (LowRank(2), -1.0, 0.021)],
 )
 def test_how_tight_the_bound_is(factor, log_scale, measured):
     gaps = []
@@ -250,7 +253,7 @@ def test_how_tight_the_bound_is(factor, log_scale, measured):
         with torch.no_grad():
             posterior.diagonal.log_scale.add_(log_scale)
         gaps.append(gap_per_weight(posterior))
-    assert sum(gaps) / 10 < measured
+    assert sum(gaps) / 10 < 1.2 * measured
 
 
 def test_chain_rule_is_used_where_both_factors_have_a_cholesky_diagonal_and_minkowski_otherwise():
@@ -295,7 +298,7 @@ def test_descriptions_are_immutable_values(family):
     assert family in {family}
 
 
-# Negative controls: break one thing in a copy, and the law must notice -------------------------------------------------
+# Negative controls: break one thing in a copy, and the law must notice ------------------------------------------------
 
 
 def broken(**methods):

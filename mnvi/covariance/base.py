@@ -35,9 +35,17 @@ class Factor(nn.Module, ABC):
     def multiply_transpose(self, x: Tensor) -> Tensor:
         """Fᵀ x for every row of ``x``: (..., n) to (..., m)."""
 
+    def transpose_norm(self, x: Tensor) -> Tensor:
+        """‖Fᵀ x‖ for every row of ``x``: (..., n) to (..., 1); its gradient is 0 at x = 0."""
+        return torch.linalg.vector_norm(self.multiply_transpose(x), dim=-1, keepdim=True)
+
     @abstractmethod
     def variance(self) -> Tensor:
         """The diagonal of F Fᵀ, shape (n,)."""
+
+    def trace(self) -> Tensor:
+        """The trace of F Fᵀ, a scalar."""
+        return self.variance().sum()
 
     @abstractmethod
     def log_det(self) -> Tensor:

@@ -5,31 +5,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from . import triangular
 from .base import Covariance, Factor
-from .triangular import lower_product, lower_transposed_product, row_squares
 
 
 @dataclass(frozen=True)
 class Dense(Covariance):
     """Any positive definite covariance: F is lower-triangular, its diagonal stored as a logarithm.
 
-    ``size``² numbers are held. Source: Rudnev & Kropotov (2019), 'Parameterization'.
+    A little over ``size``²/2 numbers are held (see :mod:`mnvi.covariance.triangular`). Source: Rudnev & Kropotov (2019), 'Parameterization'.
     """
 
     def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "DenseFactor":
         return DenseFactor(size, device=device, dtype=dtype)
 
     def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
-        return size * (size + 1)
+        return size + triangular.packed_size(size)
 
 
 class DenseFactor(Factor):
-    """F = diag(exp ``log_diagonal``) + ``off_diagonal``, the latter strictly lower-triangular, shape (n, n)."""
+    """F = diag(exp ``log_diagonal``) + the strictly lower-triangular matrix packed in ``off_diagonal``."""
 
     def __init__(self, size: int, *, device=None, dtype=None) -> None:
         super().__init__(size)
         self.log_diagonal = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
-        self.off_diagonal = nn.Parameter(torch.zeros(size, size, device=device, dtype=dtype))
+        self.off_diagonal = nn.Parameter(torch.zeros(triangular.packed_size(size), device=device, dtype=dtype))
 
     @torch.no_grad()
     def reset_parameters(self, scale: float) -> None:
@@ -37,13 +37,19 @@ class DenseFactor(Factor):
         self.off_diagonal.zero_()
 
     def multiply(self, e: Tensor) -> Tensor:
-        return lower_transposed_product(e, self.off_diagonal, self.log_diagonal.exp())
+        return triangular.transposed_product(e, self.off_diagonal, self.log_diagonal)
 
     def multiply_transpose(self, x: Tensor) -> Tensor:
-        return lower_product(x, self.off_diagonal, self.log_diagonal.exp())
+        return triangular.product(x, self.off_diagonal, self.log_diagonal)
+
+    def transpose_norm(self, x: Tensor) -> Tensor:
+        return triangular.norm(x, self.off_diagonal, self.log_diagonal)
 
     def variance(self) -> Tensor:
-        return (2 * self.log_diagonal).exp() + row_squares(self.off_diagonal)
+        return triangular.variance(self.off_diagonal, self.log_diagonal)
+
+    def trace(self) -> Tensor:
+        return triangular.trace(self.off_diagonal, self.log_diagonal)
 
     def log_det(self) -> Tensor:
         return 2 * self.log_diagonal.sum()
@@ -57,7 +63,7 @@ class DenseFactor(Factor):
         return self.log_diagonal
 
     def matrix(self) -> Tensor:
-        return self.off_diagonal.tril(-1) + self.log_diagonal.exp().diag_embed()
+        return triangular.unpack(self.off_diagonal, self.log_diagonal)
 
     def scale_tril(self) -> Tensor:
         return self.matrix()

@@ -1,89 +1,228 @@
-"""Products with B = diag(d) + L, L strictly lower-triangular, whose gradient keeps L strictly lower-triangular.
+"""Products with B = diag(exp a) + L, L strictly lower-triangular and stored packed, whose gradient stays so.
 
-The parameter L is stored as a full (n, n) matrix with zeros on and above the diagonal. Masking it in every forward pass
-would copy it; here only the gradient is cut, so L never leaves the strictly lower-triangular matrices.
+**Storage.** L is cut into panels of about 200 rows; of each panel only the columns up to its last row are kept, and the
+panels lie one after the other in a flat vector. That is a little over half of L, in pieces a matrix product can read where
+they are: parameter, gradient and optimiser state shrink alike, and the zero half is not multiplied. Within the square block
+that ends a panel, zeros on and above the diagonal are stored; the gradient is cut there, so they stay zeros and nothing is
+masked in a forward pass.
+
+Each function has a hand-written backward pass of differentiable operations, so second derivatives exist. Inside
+``torch.func`` transforms the same formulae run on the unpacked matrix.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+PANEL = 200  # rows of a panel, about
 
-class _LowerProduct(Function):
-    """x, L, d ↦ x (diag(d) + L) for rows x, shape (N, n)."""
 
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, lower: Tensor, diagonal: Tensor) -> Tensor:
-        return torch.addmm(x * diagonal, x, lower)
+class _Product(Function):
+    """x, L, a ↦ x B for rows x, shape (N, n)."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def forward(ctx: Any, x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
+        ctx.save_for_backward(x, lower, log_diagonal)
+        return _product(x, lower, log_diagonal)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        x, lower, diagonal = ctx.saved_tensors
-        grad_x = _LowerTransposedProduct.apply(grad, lower, diagonal) if ctx.needs_input_grad[0] else None
-        return grad_x, (x.mT @ grad).tril_(-1), (x * grad).sum(0)
+        x, lower, log_diagonal = ctx.saved_tensors
+        grad_x = _TransposedProduct.apply(grad, lower, log_diagonal) if ctx.needs_input_grad[0] else None
+        return grad_x, *_outer(x, grad, lower, log_diagonal)
 
 
-class _LowerTransposedProduct(Function):
-    """x, L, d ↦ x (diag(d) + L)ᵀ for rows x, shape (N, n)."""
-
-    generate_vmap_rule = True
+class _TransposedProduct(Function):
+    """x, L, a ↦ x Bᵀ for rows x, shape (N, n)."""
 
     @staticmethod
-    def forward(x: Tensor, lower: Tensor, diagonal: Tensor) -> Tensor:
-        return torch.addmm(x * diagonal, x, lower.mT)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def forward(ctx: Any, x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
+        ctx.save_for_backward(x, lower, log_diagonal)
+        return _transposed_product(x, lower, log_diagonal)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        x, lower, diagonal = ctx.saved_tensors
-        grad_x = _LowerProduct.apply(grad, lower, diagonal) if ctx.needs_input_grad[0] else None
-        return grad_x, (grad.mT @ x).tril_(-1), (x * grad).sum(0)
+        x, lower, log_diagonal = ctx.saved_tensors
+        grad_x = _Product.apply(grad, lower, log_diagonal) if ctx.needs_input_grad[0] else None
+        return grad_x, *_outer(grad, x, lower, log_diagonal)
 
 
-class _RowSquares(Function):
-    """L ↦ Σ_j L_ij², shape (n,); one pass over L in each direction and no copy of it in between."""
-
-    generate_vmap_rule = True
+class _Norm(Function):
+    """x, L, a ↦ ‖x B‖ for rows x, shape (N, 1); its gradient at 0 is 0."""
 
     @staticmethod
-    def forward(lower: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(lower, dim=-1).square()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def forward(ctx: Any, x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
+        product = _product(x, lower, log_diagonal)
+        norm = torch.linalg.vector_norm(product, dim=-1, keepdim=True)
+        ctx.save_for_backward(x, lower, log_diagonal, norm)
+        ctx.product = product  # neither input nor output; freed with the graph
+        return norm
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        (lower,) = ctx.saved_tensors
-        return lower * (2 * grad).unsqueeze(-1)
+        x, lower, log_diagonal, norm = ctx.saved_tensors
+        # A second derivative needs to know how the product depends on the inputs.
+        product = _Product.apply(x, lower, log_diagonal) if torch.is_grad_enabled() else ctx.product
+        along = product * (grad / norm).masked_fill(norm == 0, 0)
+        grad_x = _TransposedProduct.apply(along, lower, log_diagonal) if ctx.needs_input_grad[0] else None
+        return grad_x, *_outer(x, along, lower, log_diagonal)
 
 
-def lower_product(x: Tensor, lower: Tensor, diagonal: Tensor) -> Tensor:
-    """x (diag(d) + L) for every row of ``x``, shape (..., n); L must be strictly lower-triangular."""
-    return (
-        _LowerProduct.apply(x.flatten(0, -2), lower, diagonal).view_as(x)
-        if x.dim() != 2
-        else _LowerProduct.apply(x, lower, diagonal)
-    )
+class _Trace(Function):
+    """L, a ↦ tr(B Bᵀ), a scalar; one pass over L in each direction."""
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, log_diagonal: Tensor) -> Tensor:
+        ctx.save_for_backward(lower, log_diagonal)
+        return torch.dot(lower, lower) + (2 * log_diagonal).exp().sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        lower, log_diagonal = ctx.saved_tensors
+        return lower * (2 * grad), (2 * log_diagonal).exp() * (2 * grad)
 
 
-def lower_transposed_product(x: Tensor, lower: Tensor, diagonal: Tensor) -> Tensor:
-    """x (diag(d) + L)ᵀ for every row of ``x``, shape (..., n); L must be strictly lower-triangular."""
-    return _LowerTransposedProduct.apply(x.flatten(0, -2), lower, diagonal).view_as(x)
+class _Variance(Function):
+    """L, a ↦ diag(B Bᵀ), shape (n,); one pass over L in each direction."""
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, log_diagonal: Tensor) -> Tensor:
+        ctx.save_for_backward(lower, log_diagonal)
+        squares = [torch.linalg.vector_norm(panel, dim=-1).square() for _, _, panel in _panels(lower, log_diagonal)]
+        return torch.cat(squares) + (2 * log_diagonal).exp()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        lower, log_diagonal = ctx.saved_tensors
+        panels = [panel * (2 * grad[start:stop, None]) for start, stop, panel in _panels(lower, log_diagonal)]
+        return torch.cat([panel.flatten() for panel in panels]), (2 * log_diagonal).exp() * (2 * grad)
 
 
-def row_squares(lower: Tensor) -> Tensor:
-    """Σ_j L_ij² for every row i of ``lower``, shape (n,)."""
-    return _RowSquares.apply(lower)
+class _SumSquares(Function):
+    """M ↦ Σ M_ij², a scalar; one pass over M in each direction."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+        ctx.save_for_backward(matrix)
+        flat = matrix.flatten()
+        return torch.dot(flat, flat)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        return ctx.saved_tensors[0] * (2 * grad)
+
+
+def product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
+    """x B for every row of ``x``, shape (..., n)."""
+    if _in_transform():
+        return x @ unpack(lower, log_diagonal)
+    return _Product.apply(_rows(x), lower, log_diagonal).view(x.shape)
+
+
+def transposed_product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
+    """x Bᵀ for every row of ``x``, shape (..., n)."""
+    if _in_transform():
+        return x @ unpack(lower, log_diagonal).mT
+    return _TransposedProduct.apply(_rows(x), lower, log_diagonal).view(x.shape)
+
+
+def norm(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
+    """‖x B‖ for every row of ``x``, shape (..., 1)."""
+    if _in_transform():
+        return torch.linalg.vector_norm(x @ unpack(lower, log_diagonal), dim=-1, keepdim=True)
+    return _Norm.apply(_rows(x), lower, log_diagonal).view(*x.shape[:-1], 1)
+
+
+def trace(lower: Tensor, log_diagonal: Tensor) -> Tensor:
+    """tr(B Bᵀ), a scalar."""
+    if _in_transform():
+        return unpack(lower, log_diagonal).square().sum()
+    return _Trace.apply(lower, log_diagonal)
+
+
+def variance(lower: Tensor, log_diagonal: Tensor) -> Tensor:
+    """The diagonal of B Bᵀ, shape (n,)."""
+    if _in_transform():
+        return unpack(lower, log_diagonal).square().sum(-1)
+    return _Variance.apply(lower, log_diagonal)
+
+
+def sum_squares(matrix: Tensor) -> Tensor:
+    """Σ of all squared entries of ``matrix``, a scalar."""
+    return matrix.square().sum() if _in_transform() else _SumSquares.apply(matrix)
+
+
+def packed_size(size: int) -> int:
+    """How many numbers the packed L of an (n, n) matrix with n = ``size`` holds."""
+    return sum((stop - start) * stop for start, stop, _ in _bounds(size))
+
+
+def unpack(lower: Tensor, log_diagonal: Tensor) -> Tensor:
+    """The dense B = diag(exp a) + L, shape (n, n)."""
+    size = log_diagonal.shape[-1]
+    rows = [F.pad(panel, (0, size - stop)) for _, stop, panel in _panels(lower, log_diagonal)]
+    return torch.cat(rows).tril(-1) + log_diagonal.exp().diag_embed()
+
+
+def pack(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """(L, a) of a lower-triangular (n, n) matrix B with positive diagonal; the inverse of :func:`unpack`."""
+    lower = matrix.tril(-1)
+    panels = [lower[start:stop, :stop].flatten() for start, stop, _ in _bounds(matrix.shape[-1])]
+    return torch.cat(panels), matrix.diagonal().log()
+
+
+def _in_transform() -> bool:
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+def _product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
+    output = x * log_diagonal.exp()
+    for start, stop, panel in _panels(lower, log_diagonal):
+        output[:, :stop].addmm_(x[:, start:stop], panel)
+    return output
+
+
+def _transposed_product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
+    output = x * log_diagonal.exp()
+    for start, stop, panel in _panels(lower, log_diagonal):
+        output[:, start:stop].addmm_(x[:, :stop], panel.mT)
+    return output
+
+
+def _outer(x: Tensor, y: Tensor, lower: Tensor, log_diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    """tril(xᵀy, −1), packed, and diag(xᵀy)∘exp(a) for rows x and y: the gradients of L and a."""
+    outer, diagonals = torch.empty_like(lower), []
+    for start, stop, panel in _panels(outer, log_diagonal):
+        panel.addmm_(x[:, start:stop].mT, y[:, :stop], beta=0)  # beta=0 ignores what empty_like holds
+        block = panel[:, start:]
+        diagonals.append(block.diagonal().clone())
+        block.tril_(-1)
+    return outer, torch.cat(diagonals) * log_diagonal.exp()
+
+
+def _panels(lower: Tensor, log_diagonal: Tensor) -> list[tuple[int, int, Tensor]]:
+    """(start, stop, L[start:stop, :stop]) for every panel; the matrices are views of ``lower``."""
+    return [
+        (start, stop, lower[offset : offset + (stop - start) * stop].view(stop - start, stop))
+        for start, stop, offset in _bounds(log_diagonal.shape[-1])
+    ]
+
+
+@lru_cache(maxsize=256)
+def _bounds(size: int) -> tuple[tuple[int, int, int], ...]:
+    """(first row, row after the last, offset in the flat vector) of every panel."""
+    count = max(1, round(size / PANEL))
+    stops = [size * (i + 1) // count for i in range(count)]
+    bounds, offset = [], 0
+    for start, stop in zip([0, *stops], stops, strict=False):
+        bounds.append((start, stop, offset))
+        offset += (stop - start) * stop
+    return tuple(bounds)

@@ -1,5 +1,7 @@
 """All the Bayesian behaviour of a layer, once; linear.py and conv.py add only how an input meets a weight."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -55,7 +57,7 @@ class BayesianLayer(nn.Module):
 
     def draw_weight(self) -> Tensor:
         """One joint draw of the weight in the layer's own shape, zero where it is pruned."""
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with _full_precision(self.weight):
             weight = self.weight + self.posterior.deviation(self._noise()).view_as(self.weight)
         return weight if self.weight_mask is None else weight * self.weight_mask
 
@@ -65,7 +67,7 @@ class BayesianLayer(nn.Module):
 
     def kl(self) -> Tensor:
         """KL(posterior ‖ prior) in nats for the whole weight, a scalar; pruning does not change it."""
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with _full_precision(self.weight):
             return self.prior.kl(self.weight.flatten(1), self.posterior)
 
     def forward(self, input: Tensor, *args) -> Tensor:
@@ -76,7 +78,7 @@ class BayesianLayer(nn.Module):
         if self.estimator == "weight" or self._frozen is not None or self.weight_mask is not None:
             return self._transform(input, self.draw_weight(), self.bias, *args)
         output = self._transform(input, self.weight, self.bias, *args)
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with _full_precision(self.weight):
             deviation = self._deviation(input.to(self.weight.dtype), *args)
         return output + deviation.to(output.dtype)
 
@@ -103,6 +105,7 @@ class BayesianLayer(nn.Module):
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # The pruning of a model is that of its checkpoint, masked or not.
         mask = state_dict.get(prefix + "weight_mask")
         if mask is not None and self.weight_mask is None:
             self.weight_mask = torch.ones_like(self.weight)
@@ -112,6 +115,12 @@ class BayesianLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, estimator={self.estimator!r}"
+
+
+def _full_precision(weight: Tensor):
+    """A context without autocast: factors, log-determinants and draws stay in the parameters' own precision."""
+    kind = weight.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def check_layer_arguments(posterior, prior, estimator: str, **sizes: int) -> None:

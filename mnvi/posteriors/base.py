@@ -63,6 +63,10 @@ class Posterior(nn.Module, ABC):
     def variance(self) -> Tensor:
         """Marginal variances of the weights, shape (n, p)."""
 
+    def total_variance(self) -> Tensor:
+        """Σ_ij Var_ij, a scalar."""
+        return self.variance().sum()
+
     @abstractmethod
     def scaled_variance(self, row: Tensor, column: Tensor) -> Tensor:
         """Σ_ij row_i·Var_ij·column_j, a scalar, for weights (n,) and (p,)."""

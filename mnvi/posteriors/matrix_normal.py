@@ -67,8 +67,9 @@ class MatrixNormalPosterior(Posterior):
         return self.row.multiply(self.column.multiply(noise[0]).mT).mT
 
     def output_deviation(self, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(self.column.multiply_transpose(x), dim=-1, keepdim=True)
-        return norm * self.row.multiply(torch.randn(*x.shape[:-1], self.row.width, device=x.device, dtype=x.dtype))
+        return self.column.transpose_norm(x) * self.row.multiply(
+            torch.randn(*x.shape[:-1], self.row.width, device=x.device, dtype=x.dtype)
+        )
 
     def conv_deviation(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
         # ‖Bᵀ patch‖ at every location, by a convolution with the columns of B as kernels, once for each group.
@@ -90,6 +91,9 @@ class MatrixNormalPosterior(Posterior):
 
     def variance(self) -> Tensor:
         return torch.outer(self.row.variance(), self.column.variance())
+
+    def total_variance(self) -> Tensor:
+        return self.row.trace() * self.column.trace()
 
     def scaled_variance(self, row: Tensor, column: Tensor) -> Tensor:
         return (row * self.row.variance()).sum() * (column * self.column.variance()).sum()

@@ -88,6 +88,9 @@ class MatrixNormalPlusDiagonalPosterior(Posterior):
     def variance(self) -> Tensor:
         return self.matrix_normal.variance() + self.diagonal.variance()
 
+    def total_variance(self) -> Tensor:
+        return self.matrix_normal.total_variance() + self.diagonal.total_variance()
+
     def scaled_variance(self, row: Tensor, column: Tensor) -> Tensor:
         return self.matrix_normal.scaled_variance(row, column) + self.diagonal.scaled_variance(row, column)
 

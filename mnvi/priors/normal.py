@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checks import positive_float
+from ..covariance.triangular import sum_squares
 from ..posteriors import Posterior
 from .base import Prior, PriorModule, finite
 
@@ -80,5 +81,4 @@ class ScaledNormalPrior(PriorModule):
 
 
 def _second_moment(mean: Tensor, posterior: Posterior) -> Tensor:  # Σ_ij E[W_ij²]
-    ones = mean.new_ones(())
-    return mean.square().sum() + posterior.scaled_variance(ones.expand(mean.shape[0]), ones.expand(mean.shape[1]))
+    return sum_squares(mean) + posterior.total_variance()

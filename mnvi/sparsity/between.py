@@ -1,4 +1,4 @@
-"""The modules that may stand between two layers of weights: how a constant unit passes one, and how units are cut from it.
+"""The modules between two layers of weights: how a constant unit passes one, and how units are cut from it.
 
 A unit is *constant* if it has the same value for every input and at every location, and *varying* otherwise.
 """
@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-ELEMENTWISE = (
+ACTIVATIONS = (
     *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU),
     *(nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.RReLU, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus),
     *(nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold),
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
 )
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NORMS = {nn.BatchNorm1d: (0, 1), nn.BatchNorm2d: (2,), nn.BatchNorm3d: (3,)}  # and the spatial dimensions they take
 POOLS = {
     **{nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3},
@@ -23,7 +23,7 @@ POOLS = {
     **{nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2, nn.AdaptiveAvgPool3d: 3},
 }
 AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-SUPPORTED = (*ELEMENTWISE, *NORMS, *POOLS, nn.Flatten)
+SUPPORTED = (*ACTIVATIONS, *DROPOUTS, *NORMS, *POOLS, nn.Flatten)
 
 
 class Units(NamedTuple):
@@ -39,15 +39,18 @@ def settled(varying: Tensor, values: Tensor) -> Units:
     return Units(varying, values.masked_fill(varying, 0))
 
 
-def through(module: nn.Module, units: Units, run: int) -> Units:
-    """The units of ``module``'s eval-mode output, given those of its input; Flatten makes ``run`` of each."""
+def through(module: nn.Module, units: Units, flat: int) -> Units:
+    """The units of ``module``'s eval-mode output, given those of its input; after a Flatten they are ``flat`` many."""
     varying, values = units
     if isinstance(module, nn.Flatten):
+        run = flat // len(varying)
         return Units(varying.repeat_interleave(run), values.repeat_interleave(run))
     if type(module) in NORMS:
         return settled(varying, _normalized(module, values))
     if type(module) in POOLS:
         return settled(varying | (values != 0), values) if _changes_constants(module) else units
+    if isinstance(module, DROPOUTS):
+        return units
     return settled(varying, copy.deepcopy(module).eval()(values[None].clone())[0])
 
 

@@ -9,6 +9,7 @@ from torch.fx import Graph, Node
 
 from ..layers import BayesianLayer
 from .functions import as_module, is_batch_size
+from .select import Select
 
 
 class Link(NamedTuple):
@@ -17,36 +18,36 @@ class Link(NamedTuple):
     name: str
     module: nn.Module
 
+    def __str__(self) -> str:
+        kind = type(self.module).__name__
+        return f"layer {self.name!r} ({kind})" if self.name else f"the model ({kind})"
+
 
 def chain(model: nn.Module) -> list[Link]:
     """The modules that ``model`` applies one after the other in eval mode, found by tracing its ``forward``.
 
-    Bayesian layers and torch's own modules, nested Sequentials excepted, are links. Known functions and methods
-    (``F.relu``, ``x.flatten(1)``, see :mod:`mnvi.sparsity.functions`) become new modules.
+    Bayesian layers, Selects and torch's own modules, nested Sequentials excepted, are links. Known functions and
+    methods (``F.relu``, ``x.flatten(1)``, see :mod:`mnvi.sparsity.functions`) become new modules.
 
     Raises:
-        ValueError: ``forward`` cannot be traced, or is no chain; a module has forward hooks, which would be lost; a layer
-            with parameters or buffers occurs twice.
+        ValueError: ``forward`` cannot be traced, or is no chain; a module has forward hooks, which would be lost; a
+            layer with parameters or buffers occurs twice.
     """
-    for name, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise ValueError(f"{_said(name, module)} has forward hooks, which a compact network would not have")
+    for link in map(Link._make, model.named_modules()):
+        if link.module._forward_hooks or link.module._forward_pre_hooks:
+            raise ValueError(f"{link} has forward hooks, which a compact network would not have")
     links = [Link("", model)] if _is_link(model) else list(_follow(model, _traced(model)))
     seen: set[nn.Module] = set()
-    for name, module in links:
-        if module in seen and (any(True for _ in module.parameters()) or any(True for _ in module.buffers())):
-            raise ValueError(f"{_said(name, module)} occurs twice in the model; a shared layer cannot be cut")
-        seen.add(module)
+    for link in links:
+        if link.module in seen and link.module.state_dict():
+            raise ValueError(f"{link} occurs twice in the model; a shared layer cannot be cut")
+        seen.add(link.module)
     return links
 
 
-def _said(name: str, module: nn.Module) -> str:
-    return f"layer {name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
-
-
 def _is_link(module: nn.Module) -> bool:
-    ours = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
-    return isinstance(module, BayesianLayer) or ours
+    torchs = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
+    return torchs or isinstance(module, (BayesianLayer, Select))
 
 
 class _Tracer(torch.fx.Tracer):
@@ -70,7 +71,9 @@ def _follow(model: nn.Module, graph: Graph) -> Iterator[Link]:
     """The links from the graph's one input to its output."""
     inputs = [node for node in graph.nodes if node.op == "placeholder" and node.users]
     if len(inputs) != 1:
-        raise ValueError(f"only a model with one input can be compacted, this {type(model).__name__} uses {len(inputs)}")
+        raise ValueError(
+            f"only a model with one input can be compacted, this {type(model).__name__} uses {len(inputs)}"
+        )
     node = inputs[0]
     while True:
         users = [user for user in node.users if not is_batch_size(user, node)]
@@ -87,10 +90,10 @@ def _follow(model: nn.Module, graph: Graph) -> Iterator[Link]:
 
 def _link(model: nn.Module, node: Node, source: Node) -> Link:
     if node.op == "call_module":
-        name = str(node.target)
+        link = Link(str(node.target), model.get_submodule(str(node.target)))
         if node.args != (source,) or node.kwargs:
-            raise ValueError(f"{_said(name, model.get_submodule(name))} must be called with one tensor to be compacted")
-        return Link(name, model.get_submodule(name))
+            raise ValueError(f"{link} must be called with one tensor to be compacted")
+        return link
     module = as_module(node, source) if node.op in ("call_function", "call_method") else None
     if module is None:
         called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)

@@ -1,5 +1,10 @@
 """Cut what pruning left without effect out of a network."""
 
+import copy
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +12,9 @@ from .between import Units, cut, settled, through
 from .chain import chain
 from .sections import Section, plain_kind, sections
 from .select import Select
-from .units import all_units, mean_weight, units_in_use
+from .units import TRANSPOSED, units_in_use
+
+_CONVOLUTION = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding")
 
 
 @torch.no_grad()
@@ -16,18 +23,18 @@ def compact(model: nn.Module) -> nn.Sequential:
 
     Removed are the units (features, channels) between two layers of weights that are
 
-    - *constant*: all their incoming weights from varying units are zero. Their value, the bias pushed through activation,
-      batch norm and pooling, is added to the next layer's bias, which is created if it has none;
+    - *constant*: all their incoming weights from varying units are zero. Their value, the bias pushed through
+      activation, batch norm and pooling, is added to the next layer's bias, which is created if it has none;
     - *unused*: all their outgoing weights to units that stay are zero.
 
-    The inputs of the first layer that no weight uses are removed by a :class:`Select` in front of it. Kept are the outputs of
-    the last layer, at least one unit everywhere, all units around a grouped or transposed convolution, and a non-zero
-    constant that zero padding (of a convolution or a counted average) makes different at the border.
+    The inputs of the first layer that no weight uses are removed by a :class:`Select` in front of it. Kept are the
+    outputs of the last layer, at least one unit everywhere, all units around a grouped or transposed convolution, and a
+    non-zero constant that zero padding (of a convolution or a counted average) makes different at the border.
 
-    The model must be a chain: nested Sequentials, or a ``forward`` that :mod:`torch.fx` traces to one. Between layers of
-    weights it may have BatchNorm1d/2d/3d, max, average and adaptive pooling, Flatten, Dropout and elementwise activations,
-    the usual functions for these included; before the first and after the last, any torch module. BatchNorm1d after a linear
-    layer is taken for one over its features, and ``x.view(-1, features)`` for a flatten.
+    The model must be a chain: nested Sequentials, or a ``forward`` that :mod:`torch.fx` traces to one. Between two
+    layers of weights it may have BatchNorm1d/2d/3d, max, average and adaptive pooling, Flatten, Dropout and elementwise
+    activations, or the usual functions for these; before the first and after the last, any torch module. BatchNorm1d
+    after a linear layer is taken for one over its features, and ``x.view(-1, features)`` for a flatten.
 
     Args:
         model: Bayesian and plain layers, pruned by :func:`mnvi.sparsity.prune` or in any other way; left as it is.
@@ -46,5 +53,95 @@ def compact(model: nn.Module) -> nn.Sequential:
     head, chained = sections(chain(model))
     inputs = _inputs(chained)
     keeps = _keeps(chained, inputs)
-    modules = [cut(module, all_units(0, inputs[0].values)) for module in head]
-    return nn.Sequential(*modules, *_built(chained, inputs, keeps)).eval()
+    return nn.Sequential(*map(copy.deepcopy, head), *_modules(chained, inputs, keeps)).eval()
+
+
+def _inputs(chained: list[Section]) -> list[Units]:
+    """The input units of every layer of weights; the model's own all vary."""
+    found = [_varying(chained[0].inputs, chained[0].weight)]
+    for section, following in pairwise(chained):
+        units = _outputs(section, found[-1])
+        for _, module in section.between:
+            units = through(module, units, following.inputs)
+        if following.pads_zeros():
+            units = settled(units.varying | (units.values != 0), units.values)
+        found.append(units)
+    return found
+
+
+def _varying(count: int, like: Tensor) -> Units:
+    return Units(like.new_ones(count, dtype=torch.bool), like.new_zeros(count))
+
+
+def _outputs(section: Section, units: Units) -> Units:
+    """The output units of a layer, given its input units."""
+    if section.rigid:
+        return _varying(section.outputs, section.weight)
+    values = _summed(section.weight) @ units.values
+    if section.bias is not None:
+        values = values + section.bias
+    return settled(units_in_use(section.weight[:, units.varying], 0), values)
+
+
+def _keeps(chained: list[Section], inputs: list[Units]) -> list[Tensor]:
+    """What stays, bool: the inputs of the first layer, then the output units of every layer."""
+    keeps = [_varying(chained[-1].outputs, chained[-1].weight).varying]
+    for previous, section, units in reversed(list(zip([None, *chained], chained, inputs, strict=False))):
+        if section.rigid or (previous and previous.rigid):
+            needed = torch.ones_like(units.varying)
+        else:
+            needed = units.varying & units_in_use(section.weight[keeps[0]], 1)
+        keep = needed.view(-1, previous.run if previous else 1).any(1)
+        keep[0] |= ~keep.any()
+        keeps.insert(0, keep)
+    return keeps
+
+
+def _modules(chained: list[Section], inputs: list[Units], keeps: list[Tensor]) -> Iterator[nn.Module]:
+    """The modules of the compact network from the first layer of weights on."""
+    first, keep = chained[0], keeps[0]
+    if not keep.all():
+        # Counted from the end, so that it also takes inputs without a batch and linear layers with more dimensions.
+        yield Select(keep.nonzero().flatten(), dim=-1 - first.dims)
+    for section, units, keep_outputs in zip(chained, inputs, keeps[1:], strict=True):
+        yield _cut_layer(section, units, keep, keep_outputs)
+        keep = keep_outputs
+        for _, module in section.between:
+            if section is chained[-1]:
+                yield copy.deepcopy(module)
+                continue
+            if isinstance(module, nn.Flatten):
+                keep = keep.repeat_interleave(section.outputs * section.run // len(keep))
+            yield cut(module, keep)
+
+
+def _cut_layer(section: Section, units: Units, keep_inputs: Tensor, keep_outputs: Tensor) -> nn.Module:
+    """The plain layer with the kept inputs and outputs, and what its removed inputs contributed in its bias."""
+    weight, bias = section.weight, section.bias
+    if not section.rigid:
+        weight, bias = weight[keep_outputs], None if bias is None else bias[keep_outputs]
+        constant = _summed(weight[:, ~keep_inputs]) @ units.values[~keep_inputs]
+        weight = weight[:, keep_inputs]
+        if constant.any():
+            bias = constant if bias is None else bias + constant
+    return _plain(section.layer, int(keep_inputs.sum()), int(keep_outputs.sum()), weight, bias)
+
+
+def _plain(layer: Any, inputs: int, outputs: int, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """The torch layer of ``layer``'s kind and options with its own copies of this weight and bias."""
+    kind = plain_kind(layer)
+    options = {name: getattr(layer, name) for name in _CONVOLUTION if hasattr(layer, name)}
+    if not issubclass(kind, TRANSPOSED):
+        options.pop("output_padding", None)
+    # On the meta device nothing is allocated or drawn from the global generator.
+    new = kind(inputs, outputs, bias=bias is not None, device="meta", **options)
+    learnt = layer.weight.requires_grad
+    new.weight = nn.Parameter(weight.clone(), learnt)
+    if bias is not None:
+        new.bias = nn.Parameter(bias.clone(), learnt if layer.bias is None else layer.bias.requires_grad)
+    return new
+
+
+def _summed(weight: Tensor) -> Tensor:
+    """A weight summed over its kernel positions, (out, in): what it does to units that are constant everywhere."""
+    return weight.flatten(2).sum(2) if weight.dim() > 2 else weight

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +74,10 @@ def as_module(node: Node, source: Node) -> nn.Module | None:
         return None
     # What else torch's functions say for themselves, and modules do not take.
     unsaid = ("_stacklevel", "training", "inplace")
-    options = {name: value for name, value in node.kwargs.items() if name not in unsaid and value is not None}
-    arguments = node.args[1:]
+    options: dict[str, Any] = {
+        name: value for name, value in node.kwargs.items() if name not in unsaid and value is not None
+    }
+    arguments: tuple = node.args[1:]
     if kind is nn.Flatten and not arguments:
         options.setdefault("start_dim", 0)  # the module's default is 1
     try:
@@ -91,11 +94,11 @@ def is_batch_size(node: Node, source: Node) -> bool:
         return node.args == (source,) and all(_is_first(user, node) for user in node.users)
     if node.target is getattr and node.args == (source, "shape"):
         return all(_is_first(user, node) for user in node.users)
-    parent = node.args[0] if node.args else None
-    return _is_first(node, parent) and isinstance(parent, Node) and is_batch_size(parent, source)
+    parent: Any = node.args[0] if node.args else None
+    return isinstance(parent, Node) and _is_first(node, parent) and is_batch_size(parent, source)
 
 
-def _is_first(node: Node, parent) -> bool:
+def _is_first(node: Node, parent: Node) -> bool:
     return node.target is operator.getitem and node.args == (parent, 0)
 
 
@@ -104,5 +107,5 @@ def _flattens(node: Node, source: Node) -> bool:
     if node.kwargs or not isinstance(shape, (tuple, list)) or len(shape) != 2:
         return False
     batch, features = shape
-    keeps_batch = batch == -1 or (isinstance(batch, Node) and is_batch_size(batch, source))
-    return keeps_batch and isinstance(features, int)
+    keeps_batch = is_batch_size(batch, source) if isinstance(batch, Node) else batch == -1
+    return bool(keeps_batch) and isinstance(features, int)

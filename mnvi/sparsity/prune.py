@@ -32,9 +32,8 @@ def prune(
 
     Args:
         threshold: drop what scores below it; finite, ≥ 0.
-        fraction: drop this share, 0 ≤ f < 1, of all weights (or rows, or columns) of all layers that are not skipped, the
-            lowest scores first and ⌊f·count⌋ of them; what is pruned already counts as lowest. Give either this or
-            ``threshold``.
+        fraction: drop this share, 0 ≤ f < 1, of all weights (or rows, or columns) of all layers that are not skipped,
+            the ⌊f·count⌋ lowest scores; what is pruned already counts as lowest. Give either this or ``threshold``.
         groups: ``"weights"``, ``"rows"`` (output units, channels) or ``"columns"`` (input units, channels).
         score: ``score(layer, groups)``, see :mod:`mnvi.sparsity.scores`.
         skip: qualified names (``"classifier.2"``) left alone, with all that is below them.
@@ -52,7 +51,7 @@ def prune(
     _check_amount(threshold, fraction)
     layers = _layers_to_prune(model, (skip,) if isinstance(skip, str) else tuple(skip))
     scores = [_checked_scores(name, layer, groups, score) for name, layer in layers]
-    dropped = [s < threshold for s in scores] if fraction is None else _lowest(scores, fraction)
+    dropped = _lowest(scores, fraction) if threshold is None else [s < threshold for s in scores]
     for (_, layer), drop in zip(layers, dropped, strict=True):
         if drop.any():
             _drop(layer, drop if groups == "weights" else over_weights(drop, layer.weight, unit_axis(layer, groups)))
@@ -72,10 +71,12 @@ def _check_amount(threshold: float | None, fraction: float | None) -> None:
 
 
 def _layers_to_prune(model: nn.Module, skip: tuple[str, ...]) -> list[tuple[str, BayesianLayer]]:
-    names = {name: module for name, module in model.named_modules(remove_duplicate=False)}
+    names = dict(model.named_modules(remove_duplicate=False))
     for name in skip:
         if name not in names:
-            raise ValueError(f"the model has no module named {name!r}; it has {', '.join(filter(None, names)) or 'none'}")
+            raise ValueError(
+                f"the model has no module named {name!r}; it has {', '.join(filter(None, names)) or 'none'}"
+            )
     skipped = {module for name in skip for module in names[name].modules()}
     layers = [(name, layer) for name, layer in bayesian_layers(model) if layer not in skipped]
     if not layers:
@@ -100,7 +101,7 @@ def _checked_scores(name: str, layer: BayesianLayer, groups: str, score: Score) 
     return scores.masked_fill(~alive, -math.inf)
 
 
-def _lowest(scores: list[Tensor], fraction: float) -> list[Tensor]:
+def _lowest(scores: list[Tensor], fraction) -> list[Tensor]:
     """The share ``fraction`` of lowest scores over all layers; among equal ones the first in order."""
     together = torch.cat([s.flatten().to("cpu", torch.float64) for s in scores])
     count = math.floor(fraction * len(together) + 1e-9)  # 0.29·100 is 28.999999999999996

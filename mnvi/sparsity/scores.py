@@ -1,9 +1,10 @@
 """How much a weight, a row or a column of a Bayesian layer matters; the lowest scores are pruned first.
 
-A score is any callable ``score(layer, groups)`` returning weight's shape for ``groups="weights"`` and one number a unit,
-(rows,) or (columns,), otherwise. Rows are output units or channels, columns input units or channels with all their kernel
-positions. In a transposed convolution, whose weight is (in, out/groups, *kernel), rows are still outputs. In a grouped
-convolution a column (transposed: a row) is the j-th channel of every group together.
+A score is any callable ``score(layer, groups)`` that returns a number for each weight, in weight's shape, for
+``groups="weights"`` and one for each unit, (rows,) or (columns,), otherwise. Rows are output units or channels, columns
+input units or channels with all their kernel positions. In a transposed convolution, whose weight is
+(in, out/groups, *kernel), rows are still outputs. In a grouped convolution a column (transposed: a row) is the j-th
+channel of every group together.
 """
 
 import torch
@@ -19,8 +20,8 @@ from .units import GROUPS, other_axes, unit_axis
 def signal_to_noise(layer: BayesianLayer, groups: str = "weights") -> Tensor:
     """|M|/√Var for each weight, √(Σ τγ·M² / Σ τγ·Var) over each row or column; M is 0 where pruned.
 
-    τ_i, γ_j are the layer's group-ARD precisions (as of its last ``kl()``), 1 with any other prior. They weigh a weight by
-    the scale that its prior gives it. Invariant to scaling the layer. Graves (2011) prunes by it.
+    τ_i, γ_j are the layer's group-ARD precisions (as of its last ``kl()``), 1 with any other prior: each weight is
+    measured by the scale that its prior gives it. Scaling the whole layer changes no score. Source: Graves (2011).
 
     Args:
         layer: a Bayesian layer.
@@ -45,7 +46,7 @@ def signal_to_noise(layer: BayesianLayer, groups: str = "weights") -> Tensor:
 
 @torch.no_grad()
 def prior_scale(layer: BayesianLayer, groups: str) -> Tensor:
-    """√(mean of 1/(τγ)) over each row or column, divided by the layer's largest: in (0, 1], of layers with a group-ARD prior.
+    """√(mean of 1/(τγ)) over each row or column, divided by the layer's largest, so in [0, 1]; τ, γ as above.
 
     The prior standard deviation that the data left to a unit; it goes to 0 for a unit that is not needed. It uses the
     precisions of the layer's last ``kl()``; before the first one all scores are 1.

@@ -1,6 +1,5 @@
 """What a row and a column of a layer are, as axes of its weight tensor, for Bayesian and plain torch layers alike."""
 
-import torch
 from torch import Tensor, nn
 
 from ..layers import BayesianLayer
@@ -39,8 +38,3 @@ def units_in_use(weight: Tensor, axis: int) -> Tensor:
 def over_weights(units: Tensor, weight: Tensor, axis: int) -> Tensor:
     """One value a unit, spread over ``weight``'s shape."""
     return units.view([-1 if dim == axis else 1 for dim in range(weight.dim())]).expand_as(weight)
-
-
-def all_units(count: int, like: Tensor) -> Tensor:
-    """A bool for each of ``count`` units, all True, on ``like``'s device."""
-    return torch.ones(count, dtype=torch.bool, device=like.device)

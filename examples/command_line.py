@@ -1,0 +1,39 @@
+"""A command line made from a frozen dataclass of settings: one option for each field."""
+
+import argparse
+from dataclasses import Field, field, fields
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+Settings = TypeVar("Settings")
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its line of ``--help``."""
+    return field(default=default, metadata={"help": help})
+
+
+def parse(settings: type[Settings], argv: list[str] | None, description: str) -> Settings:
+    """``settings`` from the command line (``None``: the process's own).
+
+    A bad option, or a ValueError of the settings themselves, prints the usage and the reason and exits with status 2.
+    """
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    for each in fields(settings):  # type: ignore[arg-type]
+        parser.add_argument("--" + each.name.replace("_", "-"), default=each.default, **_argument(each))
+    try:
+        return settings(**vars(parser.parse_args(argv)))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _argument(each: Field) -> dict[str, Any]:
+    text = each.metadata["help"]
+    if each.type is bool:
+        return {"action": "store_true", "help": text}
+    if each.default is not None:
+        text += " (default: %(default)s)"
+    if get_origin(each.type) is Literal:
+        return {"choices": get_args(each.type), "help": text}
+    kinds = [kind for kind in get_args(each.type) or (each.type,) if kind is not NoneType]
+    return {"type": kinds[0], "metavar": kinds[0].__name__.upper(), "help": text}

@@ -1,0 +1,64 @@
+"""How good, how calibrated and how fast a classifier is."""
+
+import statistics
+import time
+
+import torch
+from torch import Tensor, nn
+
+import mnvi
+
+CHUNK = 500  # images in memory at once
+
+
+@torch.inference_mode()
+def probabilities(network: nn.Module, x: Tensor) -> Tensor:
+    """Class probabilities (N, classes) in eval mode: of a Bayesian network, at the mean weights."""
+    network.eval()
+    return torch.cat([network(part).softmax(1) for part in x.split(CHUNK)])
+
+
+def sampled_probabilities(model: nn.Module, x: Tensor, num_samples: int) -> Tensor:
+    """Class probabilities (N, classes) averaged over draws of the weights."""
+    parts = [mnvi.predict(model, part, num_samples, chunk_size=8) for part in x.split(CHUNK // 2)]
+    return torch.cat([part.mean for part in parts])
+
+
+def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
+    """Accuracy in percent, mean negative log-likelihood in nats, expected calibration error in percent."""
+    return {"accuracy": accuracy(probs, y), "nll": nll(probs, y), "ece": calibration_error(probs, y)}
+
+
+def accuracy(probs: Tensor, y: Tensor) -> float:
+    """Percentage of the images whose most probable class is ``y``."""
+    return 100 * (probs.argmax(1) == y).double().mean().item()
+
+
+def nll(probs: Tensor, y: Tensor) -> float:
+    """−mean log p(y), in nats; a probability that float32 rounded to 0 counts as the smallest normal number."""
+    chosen = probs.gather(1, y[:, None]).clamp_min(torch.finfo(probs.dtype).tiny)
+    return -chosen.double().log().mean().item()
+
+
+def calibration_error(probs: Tensor, y: Tensor, bins: int = 15) -> float:
+    """Expected calibration error in percent, Σ_b (n_b/N)·|accuracy_b − confidence_b|, over equal bins of confidence.
+
+    Source: Guo et al. (2017), equation 3.
+    """
+    confidence, predicted = probs.double().max(1)
+    gap = (predicted == y).double() - confidence
+    which = (confidence * bins).ceil().long().clamp(1, bins) - 1  # bin b is ((b)/bins, (b+1)/bins]
+    sums = torch.zeros(bins, dtype=gap.dtype).index_add(0, which, gap)
+    return 100 * sums.abs().sum().item() / len(y)
+
+
+@torch.inference_mode()
+def latency(network: nn.Module, x: Tensor, repeats: int = 100) -> float:
+    """Median milliseconds of one call on the whole batch ``x``, with the current number of threads."""
+    network.eval()
+    times = []
+    for _ in range(repeats + 5):
+        start = time.perf_counter()
+        network(x)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[5:])  # the first calls allocate

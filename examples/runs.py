@@ -1,0 +1,81 @@
+"""The folder of a run: files that are whole or not there, and checkpoints that continue only what they began."""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mnvi
+
+
+def prepare(folder: str | Path) -> Path:
+    """Create ``folder`` and make sure that files can be written to it.
+
+    Raises:
+        OSError: they cannot.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to the output folder {folder}: {error}") from error
+    return folder
+
+
+def write(path: Path, writer: Callable[[Path], Any]) -> None:
+    """Let ``writer`` write a file and put it at ``path`` in one step, so that a kill leaves the old file or the new."""
+    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
+    writer(temporary)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON, whole or not at all."""
+    text = json.dumps(content, indent=1)
+    write(path, lambda temporary: temporary.write_text(text + "\n"))
+
+
+def save(path: Path, parts: Mapping[str, Any], settings: dict, progress: dict) -> None:
+    """Write a checkpoint: the state of every part, torch's random state, the settings and how far the run is."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    content = {"states": states, "rng": torch.get_rng_state(), "settings": settings, "progress": progress}
+    write(path, lambda temporary: torch.save(content, temporary))
+
+
+def resume(path: Path, parts: Mapping[str, Any], settings: dict) -> dict | None:
+    """Put every part and torch's random state back to a checkpoint; its ``progress``, or ``None`` if there is none.
+
+    Raises:
+        ValueError: the checkpoint is of other settings or another architecture, or cannot be read.
+    """
+    if not path.exists():
+        return None
+    advice = "give another --out, or --restart to begin anew"
+    try:
+        content = torch.load(path, weights_only=True)
+        saved = content["settings"]
+    except Exception as error:  # torch.load raises whatever the bytes suggest
+        raise ValueError(f"{path} is not a checkpoint of this program ({error}); {advice}") from error
+    names = sorted(name for name in {*saved, *settings} if saved.get(name) != settings.get(name))
+    if names:
+        differences = ", ".join(f"{name} {saved.get(name)} (now {settings.get(name)})" for name in names)
+        raise ValueError(f"{path} is a checkpoint of other settings: {differences}; {advice}")
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(content["states"][name])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is a checkpoint of another architecture: {error}; {advice}") from error
+    torch.set_rng_state(content["rng"])
+    return content["progress"]
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides its settings."""
+    return {"mnvi": mnvi.__version__, "torch": torch.__version__, "python": platform.python_version()}
