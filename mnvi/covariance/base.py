@@ -48,8 +48,12 @@ class Factor(nn.Module, ABC):
         return self.variance().sum()
 
     @abstractmethod
+    def log_volume(self) -> Tensor:
+        """½ log |F Fᵀ|, a scalar."""
+
     def log_det(self) -> Tensor:
         """log |F Fᵀ|, a scalar."""
+        return 2 * self.log_volume()
 
     @abstractmethod
     def rescale_(self, log_scale: Tensor) -> None:

@@ -56,8 +56,8 @@ class BlockDiagonalFactor(Factor):
     def variance(self) -> Tensor:
         return self._join(self._blocks().square().sum(-1))
 
-    def log_det(self) -> Tensor:
-        return 2 * self.log_diagonal.sum()
+    def log_volume(self) -> Tensor:
+        return self.log_diagonal.sum()
 
     @torch.no_grad()
     def rescale_(self, log_scale: Tensor) -> None:

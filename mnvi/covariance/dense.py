@@ -51,8 +51,8 @@ class DenseFactor(Factor):
     def trace(self) -> Tensor:
         return triangular.trace(self.off_diagonal, self.log_diagonal)
 
-    def log_det(self) -> Tensor:
-        return 2 * self.log_diagonal.sum()
+    def log_volume(self) -> Tensor:
+        return self.log_diagonal.sum()
 
     @torch.no_grad()
     def rescale_(self, log_scale: Tensor) -> None:

@@ -39,8 +39,8 @@ class DiagonalFactor(Factor):
     def variance(self) -> Tensor:
         return (2 * self.log_diagonal).exp()
 
-    def log_det(self) -> Tensor:
-        return 2 * self.log_diagonal.sum()
+    def log_volume(self) -> Tensor:
+        return self.log_diagonal.sum()
 
     @torch.no_grad()
     def rescale_(self, log_scale: Tensor) -> None:

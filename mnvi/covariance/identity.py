@@ -42,7 +42,7 @@ class IdentityFactor(Factor):
     def variance(self) -> Tensor:
         return self.anchor.new_ones(self.size)
 
-    def log_det(self) -> Tensor:
+    def log_volume(self) -> Tensor:
         return self.anchor.new_zeros(())
 
     def rescale_(self, log_scale: Tensor) -> None:

@@ -61,8 +61,8 @@ class KroneckerFactor(Factor):
     def variance(self) -> Tensor:
         return torch.outer(self.left.variance(), self.right.variance()).flatten()
 
-    def log_det(self) -> Tensor:
-        return self.right.size * self.left.log_det() + self.left.size * self.right.log_det()
+    def log_volume(self) -> Tensor:
+        return self.right.size * self.left.log_volume() + self.left.size * self.right.log_volume()
 
     def rescale_(self, log_scale: Tensor) -> None:
         (self.left if self.left.has_scale else self.right).rescale_(log_scale)

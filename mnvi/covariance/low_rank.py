@@ -52,10 +52,10 @@ class LowRankFactor(Factor):
     def variance(self) -> Tensor:
         return (2 * self.log_diagonal).exp() + self.loading.square().sum(-1)
 
-    def log_det(self) -> Tensor:
+    def log_volume(self) -> Tensor:
         scaled = self.loading * (-self.log_diagonal).exp().unsqueeze(-1)
         capacitance = torch.eye(self.rank, device=scaled.device, dtype=scaled.dtype) + scaled.mT @ scaled
-        return 2 * self.log_diagonal.sum() + 2 * torch.linalg.cholesky(capacitance).diagonal().log().sum()
+        return self.log_diagonal.sum() + torch.linalg.cholesky(capacitance).diagonal().log().sum()
 
     @torch.no_grad()
     def rescale_(self, log_scale: Tensor) -> None:

@@ -118,42 +118,42 @@ class _SumSquares(Function):
 
 def product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """x B for every row of ``x``, shape (..., n)."""
-    if _in_transform():
+    if in_transform():
         return x @ unpack(lower, log_diagonal)
     return _Product.apply(_rows(x), lower, log_diagonal).view(x.shape)
 
 
 def transposed_product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """x Bᵀ for every row of ``x``, shape (..., n)."""
-    if _in_transform():
+    if in_transform():
         return x @ unpack(lower, log_diagonal).mT
     return _TransposedProduct.apply(_rows(x), lower, log_diagonal).view(x.shape)
 
 
 def norm(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """‖x B‖ for every row of ``x``, shape (..., 1)."""
-    if _in_transform():
+    if in_transform():
         return torch.linalg.vector_norm(x @ unpack(lower, log_diagonal), dim=-1, keepdim=True)
     return _Norm.apply(_rows(x), lower, log_diagonal).view(*x.shape[:-1], 1)
 
 
 def trace(lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """tr(B Bᵀ), a scalar."""
-    if _in_transform():
+    if in_transform():
         return unpack(lower, log_diagonal).square().sum()
     return _Trace.apply(lower, log_diagonal)
 
 
 def variance(lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """The diagonal of B Bᵀ, shape (n,)."""
-    if _in_transform():
+    if in_transform():
         return unpack(lower, log_diagonal).square().sum(-1)
     return _Variance.apply(lower, log_diagonal)
 
 
 def sum_squares(matrix: Tensor) -> Tensor:
     """Σ of all squared entries of ``matrix``, a scalar."""
-    return matrix.square().sum() if _in_transform() else _SumSquares.apply(matrix)
+    return matrix.square().sum() if in_transform() else _SumSquares.apply(matrix)
 
 
 def packed_size(size: int) -> int:
@@ -175,7 +175,8 @@ def pack(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(panels), matrix.diagonal().log()
 
 
-def _in_transform() -> bool:
+def in_transform() -> bool:
+    """Whether a ``torch.func`` transform is active, inside which only plain operations work."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 

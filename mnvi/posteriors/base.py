@@ -17,7 +17,7 @@ class Posterior(nn.Module, ABC):
     """A zero-mean Gaussian over (n, p) matrices, the deviation W − M of a layer's weight from its mean.
 
     Laws, for every family: ``deviation(draw_noise())`` has covariance Cov over the row-major flattened matrix, Cov's
-    diagonal is ``variance()``, and ``log_det()`` is log|Cov| or, where ``exact`` is False, a lower bound of it, which
+    diagonal is ``variance()``, and ``log_volume()`` is ½ log|Cov| or, where ``exact`` is False, a lower bound of it, which
     makes an ELBO built from it a lower bound still. ``output_deviation(x)`` is distributed as (W − M) x, independently
     for each row x.
     """
@@ -76,8 +76,12 @@ class Posterior(nn.Module, ABC):
         """tr[(U₁ ⊗ V₁)⁻¹ Cov] for U₁, V₁ given by their lower Cholesky factors."""
 
     @abstractmethod
+    def log_volume(self) -> Tensor:
+        """½ log|Cov| or a lower bound of it (see ``exact``), a scalar."""
+
     def log_det(self) -> Tensor:
-        """log|Cov| or a lower bound of it (see ``exact``)."""
+        """log|Cov| or a lower bound of it (see ``exact``), a scalar."""
+        return 2 * self.log_volume()
 
     @abstractmethod
     def distribution(self, loc: Tensor) -> Distribution:
@@ -86,7 +90,7 @@ class Posterior(nn.Module, ABC):
     def entropy(self) -> Tensor:
         """½·n·p·(1 + log 2π) + ½·log|Cov|, in nats; a lower bound where ``exact`` is False."""
         n, p = self.shape
-        return 0.5 * n * p * (1 + math.log(2 * math.pi)) + 0.5 * self.log_det()
+        return 0.5 * n * p * (1 + math.log(2 * math.pi)) + self.log_volume()
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}"

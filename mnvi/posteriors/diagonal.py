@@ -56,8 +56,8 @@ class DiagonalPosterior(Posterior):
     def mahalanobis(self, tril_row: Tensor, tril_column: Tensor) -> Tensor:
         return self.scaled_variance(inverse_diagonal(tril_row), inverse_diagonal(tril_column))
 
-    def log_det(self) -> Tensor:
-        return 2 * self.log_scale.sum()
+    def log_volume(self) -> Tensor:
+        return self.log_scale.sum()
 
     def distribution(self, loc: Tensor) -> Independent:
         return Independent(Normal(loc, self.log_scale.exp()), 2)

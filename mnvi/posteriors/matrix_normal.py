@@ -103,8 +103,8 @@ class MatrixNormalPosterior(Posterior):
         column = torch.linalg.solve_triangular(tril_column, self.column.matrix(), upper=False)
         return row.square().sum() * column.square().sum()
 
-    def log_det(self) -> Tensor:
-        return self.shape[1] * self.row.log_det() + self.shape[0] * self.column.log_det()
+    def log_volume(self) -> Tensor:
+        return torch.add(self.shape[1] * self.row.log_volume(), self.column.log_volume(), alpha=self.shape[0])
 
     def distribution(self, loc: Tensor) -> distributions.MatrixNormal:
         return distributions.MatrixNormal(loc, self.row.scale_tril(), self.column.scale_tril())

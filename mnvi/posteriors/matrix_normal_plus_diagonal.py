@@ -98,14 +98,14 @@ class MatrixNormalPlusDiagonalPosterior(Posterior):
         diagonal = self.diagonal.mahalanobis(tril_row, tril_column)
         return self.matrix_normal.mahalanobis(tril_row, tril_column) + diagonal
 
-    def log_det(self) -> Tensor:
-        """A lower bound of log|U ⊗ V + diag(s²)|; which one, the class docstring says."""
+    def log_volume(self) -> Tensor:
+        """A lower bound of ½ log|U ⊗ V + diag(s²)|; which one, the family's docstring says."""
         row, column = self.matrix_normal.row.log_cholesky_diagonal(), self.matrix_normal.column.log_cholesky_diagonal()
-        log_variance = 2 * self.diagonal.log_scale
+        log_scale = self.diagonal.log_scale
         if row is not None and column is not None:
-            return torch.logaddexp(2 * (row.unsqueeze(-1) + column), log_variance).sum()
+            return 0.5 * torch.logaddexp(2 * (row.unsqueeze(-1) + column), 2 * log_scale).sum()
         size = self.shape[0] * self.shape[1]
-        return size * torch.logaddexp(self.matrix_normal.log_det() / size, log_variance.mean())
+        return 0.5 * size * torch.logaddexp(2 * self.matrix_normal.log_volume() / size, 2 * log_scale.mean())
 
     def distribution(self, loc: Tensor) -> distributions.MatrixNormalPlusDiagonal:
         row, column = self.matrix_normal.row.scale_tril(), self.matrix_normal.column.scale_tril()

@@ -65,7 +65,8 @@ class GroupARDPrior(PriorModule):
         row, column = log_row.exp(), log_column.exp()
         quadratic = row @ mean.square() @ column + posterior.scaled_variance(row, column)
         n, p = mean.shape
-        return 0.5 * (quadratic - p * log_row.sum() - n * log_column.sum() - n * p - posterior.log_det())
+        constant = p * log_row.sum() + n * log_column.sum() + n * p
+        return 0.5 * (quadratic - constant) - posterior.log_volume()
 
     @torch.no_grad()
     def update(self, mean: Tensor, posterior: Posterior, sweeps: int | None = None) -> None:

@@ -63,9 +63,9 @@ class MatrixNormalPrior(PriorModule):
         half = torch.linalg.solve_triangular(row, mean - self.loc, upper=False)
         white = torch.linalg.solve_triangular(column, half.mT, upper=False)  # (L_row⁻¹ Δ L_column⁻ᵀ)ᵀ
         n, p = mean.shape
-        prior_log_det = 2 * p * row.diagonal().log().sum() + 2 * n * column.diagonal().log().sum()
+        prior_log_volume = p * row.diagonal().log().sum() + n * column.diagonal().log().sum()
         quadratic = posterior.mahalanobis(row, column) + white.square().sum()
-        return 0.5 * (quadratic - n * p + prior_log_det - posterior.log_det())
+        return 0.5 * (quadratic - n * p) + prior_log_volume - posterior.log_volume()
 
 
 def _check_tril(name: str, tril: Tensor) -> None:

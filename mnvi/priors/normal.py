@@ -51,9 +51,8 @@ class NormalPrior(PriorModule):
         self.scale = scale
 
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
-        size = mean.numel()
-        quadratic = _second_moment(mean, posterior) / self.scale**2
-        return 0.5 * (quadratic + size * (2 * math.log(self.scale) - 1) - posterior.log_det())
+        constant = mean.numel() * (math.log(self.scale) - 0.5)
+        return (constant - posterior.log_volume()).add(_second_moment(mean, posterior), alpha=0.5 / self.scale**2)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
@@ -64,7 +63,7 @@ class FittedNormalPrior(PriorModule):
 
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
         size = mean.numel()
-        return 0.5 * (size * (_second_moment(mean, posterior) / size).log() - posterior.log_det())
+        return 0.5 * size * (_second_moment(mean, posterior) / size).log() - posterior.log_volume()
 
 
 class ScaledNormalPrior(PriorModule):
@@ -77,7 +76,7 @@ class ScaledNormalPrior(PriorModule):
 
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
         quadratic = ((mean.square() + posterior.variance()) / self.scale.square()).sum()
-        return 0.5 * (quadratic + 2 * self.scale.log().sum() - mean.numel() - posterior.log_det())
+        return 0.5 * (quadratic - mean.numel()) + self.scale.log().sum() - posterior.log_volume()
 
 
 def _second_moment(mean: Tensor, posterior: Posterior) -> Tensor:  # Σ_ij E[W_ij²]

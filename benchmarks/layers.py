@@ -1,0 +1,195 @@
+"""What a Bayesian layer costs: forward and backward of a training step, as a ratio to the plain torch layers in one run.
+
+    python benchmarks/layers.py                     # MLP 784-400-400-10 and the VGG-like net, batch 128, 2 threads
+    python benchmarks/layers.py --json figures/layers.json
+
+A step is the mean cross-entropy plus, for Bayesian nets, KL/60,000, and its backward pass; no optimiser. All contenders take
+turns within each round, so that a disturbance of the machine hits all; the ratio is that of the medians. bayesian-torch,
+BLiTZ and Pyro join in where they are installed. A training process has usually freed some large array (its data, say), which
+makes glibc's allocator keep freed memory instead of returning it to the system; one such array is allocated and freed first.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mnvi
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+NUM_DATA = 60_000
+
+
+def mlp(linear: Callable[[int, int], nn.Module]) -> nn.Module:
+    return mnvi.Sequential(linear(784, 400), nn.ReLU(), linear(400, 400), nn.ReLU(), linear(400, 10))
+
+
+def vgg(conv: Callable[[int, int], nn.Module]) -> nn.Module:
+    """12 convolutions 3×3 of widths 10·3, 20·3, 40·3, 20·3 and a max-pool after every third; 62,270 weights."""
+    modules, channels = [], 3
+    for width in (10, 20, 40, 20):
+        for _ in range(3):
+            modules += [conv(channels, width), nn.ReLU()]
+            channels = width
+        modules.append(nn.MaxPool2d(2))
+    return mnvi.Sequential(*modules, nn.Flatten(), nn.Linear(80, 10))
+
+
+def elbo(model: nn.Module) -> Loss:
+    return lambda x, y: F.cross_entropy(model(x), y) + mnvi.kl(model) / NUM_DATA
+
+
+def plain(model: nn.Module) -> Loss:
+    return lambda x, y: F.cross_entropy(model(x), y)
+
+
+def mlp_contenders() -> dict[str, tuple[nn.Module, Loss]]:
+    families = {
+        "mnvi MNLinear": {},
+        "mnvi MNLinear, ARD": {"prior": mnvi.priors.ARD()},
+        "mnvi MNLinear, group ARD": {"prior": mnvi.priors.GroupARD()},
+        "mnvi MNLinear, diagonal family": {"posterior": mnvi.posteriors.Diagonal()},
+        "mnvi MNLinear, weight estimator": {"estimator": "weight"},
+    }
+    models = {"nn.Linear": mlp(nn.Linear)}
+    for name, options in families.items():
+        models[name] = mlp(lambda i, o, options=options: mnvi.MNLinear(i, o, **options))
+    contenders = {name: (model, elbo(model)) for name, model in models.items()}
+    contenders["mnvi MNLinear, without KL"] = (model := mlp(mnvi.MNLinear), plain(model))
+    for add in (add_bayesian_torch, add_blitz, add_pyro):
+        try:
+            add(contenders)
+        except ImportError:
+            pass
+    return contenders
+
+
+def add_bayesian_torch(contenders: dict) -> None:
+    from bayesian_torch.layers import LinearFlipout, LinearReparameterization  # type: ignore[import-not-found]
+
+    for kind in (LinearReparameterization, LinearFlipout):
+        layers = [kind(784, 400), kind(400, 400), kind(400, 10)]
+
+        def loss(x: Tensor, y: Tensor, layers=layers) -> Tensor:
+            total = 0.0
+            for i, layer in enumerate(layers):
+                x, divergence = layer(F.relu(x) if i else x)
+                total = total + divergence
+            return F.cross_entropy(x, y) + total / NUM_DATA
+
+        contenders[f"bayesian-torch {kind.__name__}"] = (nn.ModuleList(layers), loss)
+
+
+def add_blitz(contenders: dict) -> None:
+    from blitz.losses import kl_divergence_from_nn  # type: ignore[import-not-found]
+    from blitz.modules import BayesianLinear  # type: ignore[import-not-found]
+
+    model = mlp(BayesianLinear)
+    contenders["BLiTZ BayesianLinear"] = (
+        model,
+        lambda x, y: F.cross_entropy(model(x), y) + kl_divergence_from_nn(model) / NUM_DATA,
+    )
+
+
+def add_pyro(contenders: dict) -> None:
+    import pyro  # type: ignore[import-not-found]
+    import pyro.distributions as dist  # type: ignore[import-not-found]
+    from pyro.infer import Trace_ELBO  # type: ignore[import-not-found]
+    from pyro.infer.autoguide import AutoDiagonalNormal  # type: ignore[import-not-found]
+    from pyro.nn.module import to_pyro_module_  # type: ignore[import-not-found]
+
+    net = mlp(nn.Linear)
+    to_pyro_module_(net)
+    for module in net.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            prior = dist.Normal(torch.zeros_like(value), 1.0).to_event(value.dim())
+            setattr(module, name, pyro.nn.PyroSample(prior))
+
+    def model(x: Tensor, y: Tensor) -> None:
+        logits = net(x)
+        with pyro.plate("data", NUM_DATA, subsample_size=len(x)):
+            pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+
+    guide = AutoDiagonalNormal(model)
+    objective = Trace_ELBO()
+    x, y = torch.randn(128, 784), torch.randint(0, 10, (128,))
+    guide(x, y)
+    contenders["Pyro AutoDiagonalNormal"] = (
+        guide,
+        lambda x, y: objective.differentiable_loss(model, guide, x, y) / NUM_DATA,
+    )
+
+
+def vgg_contenders() -> dict[str, tuple[nn.Module, Loss]]:
+    def conv(kind, **options):
+        return lambda i, o: kind(i, o, 3, padding=1, bias=False, **options)
+
+    models = {
+        "nn.Conv2d": vgg(conv(nn.Conv2d)),
+        "mnvi MNConv2d": vgg(conv(mnvi.MNConv2d)),
+        "mnvi MNConv2d, local estimator": vgg(conv(mnvi.MNConv2d, estimator="local")),
+    }
+    return {name: (model, elbo(model)) for name, model in models.items()}
+
+
+def step(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> float:
+    """Seconds of one forward and backward pass."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    start = time.perf_counter()
+    loss(x, y).backward()
+    return time.perf_counter() - start
+
+
+def measure(contenders: dict[str, tuple[nn.Module, Loss]], x: Tensor, rounds: int) -> dict[str, dict[str, float]]:
+    y = torch.randint(0, 10, (len(x),))
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for i in range(rounds + 3):
+        for name, (model, loss) in contenders.items():
+            seconds = step(model, loss, x, y)
+            if i >= 3:
+                times[name].append(1e3 * seconds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    base = next(iter(medians.values()))
+    return {
+        name: {"median_ms": round(ms, 3), "fastest_ms": round(min(times[name]), 3), "ratio": round(ms / base, 2)}
+        for name, ms in medians.items()
+    }
+
+
+def show(title: str, results: dict[str, dict[str, float]]) -> None:
+    print(f"\n{title}\n{'':36s}{'median ms':>10s}{'fastest':>10s}{'ratio':>8s}")
+    for name, row in results.items():
+        print(f"{name:36s}{row['median_ms']:10.2f}{row['fastest_ms']:10.2f}{row['ratio']:8.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=100, help="rounds of the MLP; the VGG gets a tenth")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", help="also write the results here")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    del_me = torch.zeros(30 * 2**18)
+    del del_me
+    results = {"mlp": measure(mlp_contenders(), torch.randn(128, 784), args.rounds)}
+    show("MLP 784-400-400-10, batch 128, forward and backward", results["mlp"])
+    results["vgg"] = measure(vgg_contenders(), torch.randn(128, 3, 32, 32), max(5, args.rounds // 10))
+    show("VGG-like net, batch 128, forward and backward", results["vgg"])
+    if args.json:
+        setting = {"threads": args.threads, "rounds": args.rounds, "torch": torch.__version__, "cpu": platform.machine()}
+        with open(args.json + ".tmp", "w") as file:
+            json.dump({"setting": setting, "results": results}, file, indent=1)
+        os.replace(args.json + ".tmp", args.json)
+
+
+if __name__ == "__main__":
+    main()
