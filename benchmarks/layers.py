@@ -1,12 +1,13 @@
-"""What a Bayesian layer costs: forward and backward of a training step, as a ratio to the plain torch layers in one run.
+"""What a Bayesian layer costs: forward and backward of a training step, as a ratio to plain torch in the same run.
 
     python benchmarks/layers.py                     # MLP 784-400-400-10 and the VGG-like net, batch 128, 2 threads
     python benchmarks/layers.py --json figures/layers.json
 
-A step is the mean cross-entropy plus, for Bayesian nets, KL/60,000, and its backward pass; no optimiser. All contenders take
-turns within each round, so that a disturbance of the machine hits all; the ratio is that of the medians. bayesian-torch,
-BLiTZ and Pyro join in where they are installed. A training process has usually freed some large array (its data, say), which
-makes glibc's allocator keep freed memory instead of returning it to the system; one such array is allocated and freed first.
+A step is the mean cross-entropy plus, for Bayesian nets, KL/60,000, and its backward pass; no optimiser. All
+contenders take turns within each round, so that a disturbance of the machine hits all; the ratio is that of the
+medians. bayesian-torch, BLiTZ and Pyro join in where they are installed. A training process has usually freed some
+large array (its data, say), which makes glibc's allocator keep freed memory instead of returning it to the system; one
+such array is allocated and freed first.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -64,10 +66,8 @@ def mlp_contenders() -> dict[str, tuple[nn.Module, Loss]]:
     contenders = {name: (model, elbo(model)) for name, model in models.items()}
     contenders["mnvi MNLinear, without KL"] = (model := mlp(mnvi.MNLinear), plain(model))
     for add in (add_bayesian_torch, add_blitz, add_pyro):
-        try:
+        with suppress(ImportError):
             add(contenders)
-        except ImportError:
-            pass
     return contenders
 
 
@@ -185,7 +185,12 @@ def main() -> None:
     results["vgg"] = measure(vgg_contenders(), torch.randn(128, 3, 32, 32), max(5, args.rounds // 10))
     show("VGG-like net, batch 128, forward and backward", results["vgg"])
     if args.json:
-        setting = {"threads": args.threads, "rounds": args.rounds, "torch": torch.__version__, "cpu": platform.machine()}
+        setting = {
+            "threads": args.threads,
+            "rounds": args.rounds,
+            "torch": torch.__version__,
+            "cpu": platform.machine(),
+        }
         with open(args.json + ".tmp", "w") as file:
             json.dump({"setting": setting, "results": results}, file, indent=1)
         os.replace(args.json + ".tmp", args.json)

@@ -35,5 +35,5 @@ def _argument(each: Field) -> dict[str, Any]:
         text += " (default: %(default)s)"
     if get_origin(each.type) is Literal:
         return {"choices": get_args(each.type), "help": text}
-    kinds = [kind for kind in get_args(each.type) or (each.type,) if kind is not NoneType]
+    kinds: list[Any] = [kind for kind in get_args(each.type) or (each.type,) if kind is not NoneType]
     return {"type": kinds[0], "metavar": kinds[0].__name__.upper(), "help": text}

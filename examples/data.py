@@ -53,8 +53,8 @@ Arrays = dict[str, np.ndarray]  # train_x, test_x uint8 (N, H, W, C); train_y, t
 def load(name: str) -> Data:
     """The data set ``name``: ``"digits"`` (scikit-learn's, no network needed) or a key of ``SOURCES``.
 
-    The latter are read from the folder ``$MNVI_DATA/name`` if that variable is set, else downloaded. Decoded images are kept
-    in the user's cache folder, where that can be written.
+    The latter are read from the folder ``$MNVI_DATA/name`` if that variable is set, else downloaded. Decoded images
+    are kept in the user's cache folder, where that can be written.
 
     Raises:
         ValueError: unknown name, or the files are not what they should be.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def build(
 
 def _mlp(shape, classes: int, linear: Make, conv: Make) -> list[nn.Module]:
     sizes = math.prod(shape), 300, 100
-    hidden = [(linear(n, p), nn.ReLU()) for n, p in zip(sizes, sizes[1:], strict=False)]
+    hidden = [(linear(n, p), nn.ReLU()) for n, p in pairwise(sizes)]
     return [nn.Flatten(), *(layer for pair in hidden for layer in pair), linear(sizes[-1], classes)]
 
 
@@ -74,10 +75,10 @@ _ARGUMENTS: dict[type, tuple[str, ...]] = {
 }
 
 
-def save_compact(network: nn.Sequential, path: Path) -> None:
+def save_compact(network: nn.Module, path: Path) -> None:
     """Write a compacted network, architecture and weights; :func:`load_compact` reads it."""
     layers = []
-    for module in network:
+    for module in network.children():
         arguments = {name: getattr(module, name) for name in _ARGUMENTS[type(module)]}
         if isinstance(module, Select):
             arguments["indices"] = module.indices

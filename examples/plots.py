@@ -7,45 +7,61 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from torch import Tensor
 
-BAYES, PLAIN, LEFT = "#1f5fa8", "#8a8a8a", "#c23b22"
+PLAIN, BAYES, PRUNED = "#8a8a8a", "#1f5fa8", "#c23b22"
 LAYERS_SHOWN = 4
 
 
-def training_figure(path: Path, title: str, history: list[dict], compressions: list[float], final: dict) -> None:
-    """Accuracy, −ELBO and compression over the epochs.
-
-    Args:
-        path: the PNG to write.
-        history: of each epoch "accuracy", "plain_accuracy" (percent) and "neg_elbo" (nats per example).
-        compressions: of each epoch, at the chosen threshold.
-        final: of the pruned network "accuracy" and "compression".
-    """
+def training_figure(path: Path, title: str, result: dict) -> None:
+    """Accuracy, −ELBO and compression over the epochs of ``result`` (see results.py), and where pruning ended."""
+    history, weights = result["history"], result["sparsity"]["total"]["weights"]
     figure = Figure(figsize=(12, 3.8), dpi=150, layout="constrained")
     figure.suptitle(title, fontsize=13)
-    accuracy, bound, compression = figure.subplots(1, 3)
-    epochs = range(1, len(history) + 1)
-    for axes, name in ((accuracy, "test accuracy, %"), (bound, "−ELBO, nats per image"), (compression, "compression")):
-        axes.set_title(name)
+    panels = figure.subplots(1, 3)
+    _accuracy(panels[0], history, result["metrics"]["pruned"]["accuracy"])
+    _bound(panels[1], [epoch["neg_elbo"] for epoch in history])
+    left = [weights / max(1, epoch["left"]) for epoch in history]
+    _compression(panels[2], left, result["sparsity"]["compression"] or weights)
+    for axes in panels:
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-    plain, mean = [e["plain_accuracy"] for e in history], [e["accuracy"] for e in history]
-    accuracy.plot(epochs, plain, color=PLAIN, label=f"plain network: {plain[-1]:.2f}")
-    accuracy.plot(epochs, mean, color=BAYES, label=f"mean weights: {mean[-1]:.2f}")
-    accuracy.plot(len(history), final["accuracy"], "*", color=LEFT, ms=13, label=f"pruned: {final['accuracy']:.2f}")
-    settled = sorted(plain + mean)[len(plain) // 5]
-    accuracy.set_ylim(max(0, settled - 2), min(100.2, max(*plain, *mean) + 1))
-    bound.plot(epochs, [e["neg_elbo"] for e in history], color=BAYES)
-    bound.set_yscale("log")
-    label = f"pruned: {final['compression']:.1f}×"
-    compression.plot(epochs, compressions, color=LEFT)
-    compression.plot(len(history), final["compression"], "*", color=LEFT, ms=13, label=label)
-    compression.axhline(1, color=PLAIN, lw=1)
-    compression.set_ylim(bottom=0)
-    for axes in (accuracy, compression):
-        axes.legend(loc="lower right" if axes is accuracy else "upper left")
     figure.savefig(path)
+
+
+def _accuracy(axes: Axes, history: list[dict], pruned: float) -> None:
+    curves = {"plain network": ("plain_accuracy", PLAIN), "mean weights": ("accuracy", BAYES)}
+    for name, (key, color) in curves.items():
+        values = [epoch[key] for epoch in history]
+        axes.plot(range(1, len(values) + 1), values, color=color, label=f"{name}: {values[-1]:.2f}")
+    axes.plot(len(history), pruned, "*", color=PRUNED, ms=14, clip_on=False, label=f"pruned: {pruned:.2f}")
+    values = np.array([epoch[key] for epoch in history for key, _ in curves.values()])
+    low, high = min(np.quantile(values, 0.1), pruned), max(values.max(), pruned)
+    margin = max(0.5, 0.6 * (high - low))  # room for the legend; the first epochs may start below
+    axes.set_ylim(low - margin, min(100, high + 0.2 * margin))
+    axes.set_title("test accuracy, %")
+    axes.legend(loc="lower right")
+
+
+def _bound(axes: Axes, values: list[float]) -> None:
+    axes.plot(range(1, len(values) + 1), values, color=BAYES, label=f"at the end: {values[-1]:.3f}")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if max(values) > 10 * min(values):
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_title("−ELBO, nats per training image")
+    axes.legend(loc="upper right")
+
+
+def _compression(axes: Axes, values: list[float], pruned: float) -> None:
+    axes.plot(range(1, len(values) + 1), values, color=PRUNED, label="at the final threshold")
+    axes.plot(len(values), pruned, "*", color=PRUNED, ms=14, clip_on=False, label=f"pruned: {pruned:.1f}×")
+    axes.axhline(1, color=PLAIN, label="plain network: 1×")
+    axes.set_ylim(0, 1.15 * max(*values, pruned))
+    axes.set_title("compression: weights / weights left")
+    axes.legend(loc="upper left")
 
 
 def weights_figure(path: Path, title: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
@@ -57,20 +73,25 @@ def weights_figure(path: Path, title: str, before: Mapping[str, Tensor], after: 
     """
     names = list(before)
     shown = [names[i] for i in np.linspace(0, len(names) - 1, min(len(names), LAYERS_SHOWN)).round().astype(int)]
-    figure = Figure(figsize=(13, 0.8 + 2.4 * len(shown)), dpi=150, layout="constrained")
-    some = f", {len(shown)} of {len(names)} layers" if len(shown) < len(names) else ""
-    figure.suptitle(f"{title}: |mean weight|{some}; rows are outputs, columns inputs", fontsize=13)
+    figure = Figure(figsize=(13, 0.8 + 2.3 * len(shown)), dpi=150, layout="constrained")
+    some = f" ({len(shown)} of {len(names)} layers)" if len(shown) < len(names) else ""
+    figure.suptitle(f"{title}: weights before and after pruning{some}", fontsize=13)
     for name, (left, right) in zip(shown, figure.subplots(len(shown), 2, squeeze=False), strict=True):
-        _matrix(left, before[name], before[name], f"{name}, before")
-        image = _matrix(right, after[name], before[name], f"{name}, after")
-        figure.colorbar(image, ax=[left, right], fraction=0.03, extend="min")
+        top = max(before[name].abs().max().item(), 1e-9)
+        _matrix(left, before[name], top, f"layer {name} before")
+        image = _matrix(right, after[name], top, f"layer {name} after")
+        left.set_ylabel("output")
+        bar = figure.colorbar(image, ax=[left, right], fraction=0.03, pad=0.01, extend="min", label="|mean|")
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    figure.supxlabel("input", fontsize=11)
     figure.savefig(path)
 
 
-def _matrix(axes: Axes, weight: Tensor, scale: Tensor, name: str):
+def _matrix(axes: Axes, weight: Tensor, top: float, name: str) -> AxesImage:
+    """White where a weight is 0; the colours span three decades below ``top``."""
     size, left = weight.numel(), int(weight.count_nonzero())
-    top = max(scale.abs().max().item(), 1e-9)
     magnitude = np.ma.masked_equal(weight.abs().numpy(), 0)
-    image = axes.imshow(magnitude, cmap="viridis_r", norm=LogNorm(top / 1e3, top), aspect="auto", interpolation="nearest")
+    norm = LogNorm(top / 1000, top)
+    image = axes.imshow(magnitude, cmap="magma_r", norm=norm, aspect="auto", interpolation="nearest")
     axes.set_title(f"{name}: {left:,} of {size:,} weights ({100 * left / size:.1f} %)", fontsize=11)
     return image

@@ -3,8 +3,8 @@
     python examples/sparsify.py                                      # handwritten digits, under a minute
     python examples/sparsify.py --data mnist --prior group-ard --groups both --out runs/mnist
 
-A killed run continues where it was when the same command is given again, to the same result. A finished one can be pruned
-in another way without training: give the same command with another --groups, --threshold or --tolerance.
+A killed run continues where it was when the same command is given again, to the same result. A finished one can be
+pruned in another way without training: give the same command with another --groups, --threshold or --tolerance.
 """
 
 import math
@@ -14,20 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import figures
 import metrics
+import results
 import runs
 import torch
 import torch.nn.functional as F
 from command_line import option, parse
 from data import Data, load
-from networks import build, save_compact
+from networks import build
 from pruning import THRESHOLDS, choose_threshold, pruned, weights_left
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import mnvi
-from mnvi.sparsity import compact, report
+from mnvi.sparsity import compact
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,21 @@ class Settings:
     model: Literal["mlp", "lenet5", "vgg"] = option("mlp", "network")
     posterior: Literal["mn", "diagonal", "mn+diagonal"] = option("mn", "family of the weights' posterior")
     prior: Literal["normal", "ard", "group-ard"] = option("ard", "prior; normal fits one scale to each layer")
-    epochs: int | None = option(None, "passes over the training images (default: 60 for digits, else 100)")
-    batch_size: int | None = option(None, "training images a step (default: 32 for digits, else 128)")
+    epochs: int = option(100, "passes over the training images")
+    batch_size: int = option(None, "training images a step (default: 32 for digits, else 128)")
     lr: float = option(1e-3, "Adam's rate for means and biases")
     log_diagonals: float = option(1.0, "rate of the posterior's log-scales, as a ratio to lr")
     off_diagonals: float = option(0.03, "rate of the posterior's off-diagonals, as a ratio to lr")
     warmup: float = option(0.3, "share of the steps, at the start, in which the weight of the KL rises to 1")
     decay: float = option(0.3, "share of the steps, at the end, in which the rates fall to 0")
-    validation: int | None = option(None, "training images held out (default: 137 for digits, else 5000)")
+    validation: int = option(None, "training images held out (default: 137 for digits, else 5000)")
     limit: int | None = option(None, "train on only the first so many images")
     seed: int = option(0, "of initial weights, noise and the order of the images")
     threads: int = option(2, "CPU threads")
     # What follows is used after training.
     groups: Literal["weights", "rows", "columns", "both"] = option("weights", "what to prune; both: rows, then columns")
     threshold: float | None = option(None, "prune below this ratio of mean to deviation (default: by held-out images)")
-    tolerance: float | None = option(None, "held-out accuracy pruning may cost (default: 1 point for digits, else 0.1)")
+    tolerance: float = option(None, "held-out accuracy pruning may cost (default: 1 point for digits, else 0.1)")
     samples: int = option(32, "draws of the weights for the sampled prediction")
     out: str = option("runs/sparsify", "folder for the results")
     restart: bool = option(False, "begin anew where the folder has a checkpoint")
@@ -68,8 +68,8 @@ class Settings:
 
 
 DEFAULTS = {
-    "digits": {"epochs": 60, "batch_size": 32, "validation": 137, "tolerance": 1.0},
-    "others": {"epochs": 100, "batch_size": 128, "validation": 5000, "tolerance": 0.1},
+    "digits": {"batch_size": 32, "validation": 137, "tolerance": 1.0},
+    "others": {"batch_size": 128, "validation": 5000, "tolerance": 0.1},
 }
 COUNTS = ("epochs", "batch_size", "validation", "limit", "samples", "threads")
 LIMITS = {
@@ -96,9 +96,9 @@ def main(argv: list[str] | None = None) -> dict:
     folder = runs.prepare(settings.out)
 
     plain = build(settings.model, data.shape, data.classes)
-    posterior = {"posterior": POSTERIORS[settings.posterior], "prior": PRIORS[settings.prior]}
-    bayesian = partial(mnvi.MNLinear, **posterior), partial(mnvi.MNConv2d, **posterior)
-    model = build(settings.model, data.shape, data.classes, *bayesian)
+    options = {"posterior": POSTERIORS[settings.posterior], "prior": PRIORS[settings.prior]}
+    layers = partial(mnvi.MNLinear, **options), partial(mnvi.MNConv2d, **options)
+    model = build(settings.model, data.shape, data.classes, *layers)
     model.load_state_dict(plain.state_dict(), strict=False)  # both start from the same weights
 
     progress = train(model, plain, data, settings, folder / "checkpoint.pt")
@@ -107,6 +107,100 @@ def main(argv: list[str] | None = None) -> dict:
     if threshold is None:
         threshold = choose_threshold(model, settings.groups, held_x, held_y, settings.tolerance)
     sparse = pruned(model, settings.groups, threshold)
-    small = compact(sparse)
-    result = measure(plain, model, sparse, small, data, settings) | {"threshold": threshold}
-...
+    stages = {"plain network": plain, "mean weights": model, "pruned": sparse, "compacted": compact(sparse)}
+
+    result = describe(settings, data, progress, threshold) | results.measure(stages, data, settings.samples)
+    print(results.summary(result, sparse))
+    results.write(folder, result, stages)
+    print(
+        f"\nin {folder}: result.json, training.png, weights.png, checkpoint.pt, and the smaller network in compact.pt"
+    )
+    return result
+
+
+def hold_out(data: Data, settings: Settings) -> tuple[Data, Tensor, Tensor]:
+    """The data without the last ``validation`` training images, and these."""
+    left = len(data.train_x) - settings.validation
+    if left < 1:
+        raise ValueError(f"validation {settings.validation} leaves none of the {len(data.train_x)} training images")
+    used = left if settings.limit is None else min(left, settings.limit)
+    return (
+        replace(data, train_x=data.train_x[:used], train_y=data.train_y[:used]),
+        data.train_x[left:],
+        data.train_y[left:],
+    )
+
+
+def train(model: mnvi.Sequential, plain: nn.Module, data: Data, settings: Settings, checkpoint: Path) -> dict:
+    """Train both networks on the same batches, from the checkpoint if there is one; returns history and seconds."""
+    num_train = len(data.train_x)
+    total = settings.epochs * math.ceil(num_train / settings.batch_size)
+    warmup, decay = round(settings.warmup * total), max(1, settings.decay * total)
+    elbo = mnvi.ELBO(num_train, mnvi.KLWarmup(warmup) if warmup else 1.0)
+    ratios = {"log_diagonals": settings.log_diagonals, "off_diagonals": settings.off_diagonals}
+    groups = mnvi.parameter_groups(model, settings.lr, **ratios)
+    optimiser = torch.optim.Adam([*groups, {"params": list(plain.parameters()), "lr": settings.lr}], fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1, (total - step) / decay))
+
+    parts = {"model": model, "plain": plain, "elbo": elbo, "optimiser": optimiser, "schedule": schedule}
+    fixed = {name: value for name, value in asdict(settings).items() if name not in AFTER_TRAINING}
+    fixed["training images"] = num_train
+    if settings.restart:
+        checkpoint.unlink(missing_ok=True)
+    progress = runs.resume(checkpoint, parts, fixed) or {"history": [], "seconds": 0.0}
+    history = progress["history"]
+    with tqdm(total=total, initial=total * len(history) // settings.epochs, mininterval=0.2) as bar:
+        for epoch in range(len(history), settings.epochs):
+            start = time.perf_counter()
+            bar.set_description(f"epoch {epoch + 1}/{settings.epochs}", refresh=False)
+            order = torch.Generator().manual_seed(100_000 * settings.seed + epoch)
+            batches = torch.randperm(num_train, generator=order).split(settings.batch_size)
+            history.append(train_epoch(model, plain, data, batches, elbo, optimiser, schedule, bar))
+            progress["seconds"] += time.perf_counter() - start
+            runs.save(checkpoint, parts, fixed, progress)
+    return progress
+
+
+def train_epoch(model, plain, data: Data, batches, elbo: mnvi.ELBO, optimiser, schedule, bar: tqdm) -> dict:
+    """One pass over the training images; what the figure shows of it."""
+    model.train()
+    plain.train()
+    totals, seen, kl = torch.zeros(2), 0, torch.zeros(())
+    for step, batch in enumerate(batches):
+        x, y = data.train_x[batch], data.train_y[batch]
+        logits = model(x)
+        loss, nll, kl = elbo(F.cross_entropy(logits, y), model)  # nll + weight * model.kl() / num_train
+        optimiser.zero_grad()
+        (loss + F.cross_entropy(plain(x), y)).backward()  # no parameter is in both networks
+        optimiser.step()
+        schedule.step()
+        seen += len(batch)
+        totals += torch.stack([nll.detach() * len(batch), (logits.argmax(1) == y).sum()])
+        bar.update()
+        if step % 20 == 0:
+            running = f"loss {loss.item():.3f}, KL {kl.item():,.0f}, accuracy {100 * totals[1].item() / seen:.1f} %"
+            bar.set_postfix_str(running, refresh=False)
+    nll, correct = (totals / seen).tolist()
+    accuracies = [metrics.accuracy(metrics.probabilities(each, data.test_x), data.test_y) for each in (model, plain)]
+    return {
+        **{"nll": nll, "kl": kl.item(), "neg_elbo": nll + kl.item() / elbo.num_data, "train_accuracy": 100 * correct},
+        **{"accuracy": accuracies[0], "plain_accuracy": accuracies[1], "left": weights_left(model)},
+    }
+
+
+def describe(settings: Settings, data: Data, progress: dict, threshold: float) -> dict:
+    """What was done, for ``result.json``; "left" is at the grid's threshold nearest to the chosen one."""
+    nearest = min(range(len(THRESHOLDS)), key=lambda k: abs(THRESHOLDS[k] - threshold))
+    history = [{**epoch, "left": epoch["left"][settings.groups][nearest]} for epoch in progress["history"]]
+    return {
+        "settings": asdict(settings),
+        "versions": runs.versions(),
+        "data": {"title": data.title, "shape": data.shape, "train": len(data.train_x), "test": len(data.test_x)},
+        "threshold": threshold,
+        "history": history,
+        "train_seconds": progress["seconds"],
+    }
+
+
+if __name__ == "__main__":
+    main()

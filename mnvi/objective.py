@@ -29,8 +29,8 @@ class ELBO:
 
     Args:
         num_data: number of training examples (of the whole training set, not of a batch).
-        kl_weight: a number ≥ 0, or a schedule ``step -> number`` such as :class:`KLWarmup`. ``step`` counts the calls on
-            a model in training mode, and is part of ``state_dict()``.
+        kl_weight: a number ≥ 0, or a schedule ``step -> number`` such as :class:`KLWarmup`. ``step`` counts the calls
+            on a model in training mode, and is part of ``state_dict()``.
 
     Example:
         >>> elbo = mnvi.ELBO(num_data=60_000, kl_weight=mnvi.KLWarmup(steps=1_000))

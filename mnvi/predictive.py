@@ -51,8 +51,8 @@ def predict(
         x: what the model takes.
         num_samples: number of draws.
         likelihood: ``"categorical"`` or ``"gaussian"``.
-        noise_scale: standard deviation of the observation noise of a Gaussian likelihood, broadcasting to the output; with
-            0 the variance is that of the noise-free function (whose entropy given the weights is −∞).
+        noise_scale: standard deviation of the observation noise of a Gaussian likelihood, broadcasting to the output;
+            with 0 the variance is that of the noise-free function (whose entropy given the weights is −∞).
         chunk_size: draw this many at a time, to bound memory.
 
     Draws run batched by ``torch.func.vmap`` where the model allows it, one after the other where not.

@@ -5,7 +5,7 @@ import torch
 from hypothesis import settings
 
 from mnvi import posteriors, priors
-from mnvi.covariance import BlockDiagonal, Dense, Diagonal, Identity, Kronecker, LowRank
+from mnvi.covariance import BlockDiagonal, Dense, Diagonal, Factor, Identity, Kronecker, LowRank
 
 torch.set_num_threads(1)
 settings.register_profile("mnvi", deadline=None, derandomize=True, max_examples=25)
@@ -77,12 +77,25 @@ def assert_close(actual, expected, c=100.0):
     torch.testing.assert_close(actual, expected, rtol=0, atol=bound * scale)
 
 
-@torch.no_grad()
+def free_entries(module):
+    """Name of every parameter → a mask of the entries that matter; a triangular factor may store zeros that do not."""
+    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in module.named_parameters()}
+    for prefix, part in module.named_modules():
+        own = dict(part.named_parameters(recurse=False))
+        if isinstance(part, Factor) and own:
+            like = next(iter(own.values()))
+            product = part.multiply(torch.eye(part.width, dtype=like.dtype, device=like.device))
+            gradients = torch.autograd.grad((product * torch.randn_like(product)).sum(), list(own.values()))
+            masks |= {f"{prefix}.{name}".strip("."): g != 0 for name, g in zip(own, gradients, strict=True)}
+    return masks
+
+
 def randomise(module, std=0.5):
-    """The module with every parameter drawn; strictly lower-triangular where the factor keeps it so."""
-    for name, parameter in module.named_parameters():
-        value = std * torch.randn_like(parameter)
-        parameter.copy_(value.tril(-1) if name.endswith("off_diagonal") else value)
+    """The module with every entry that matters drawn anew; the zeros that a triangular factor stores stay zeros."""
+    masks = free_entries(module)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(std * torch.randn_like(parameter) * masks[name])
     return module
 
 

@@ -230,6 +230,33 @@ def test_gradients_reach_weight_posterior_and_input(family, row, estimator):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in [x, *layer.parameters()])
 
 
+class Loss(nn.Module):
+    """A layer's output and KL for the noise of one seed, so that functional_call can reach the parameters."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        torch.manual_seed(1)
+        return self.layer(x).sin().sum() + self.layer.kl()
+
+
+@pytest.mark.parametrize("inputs", [6, 700])
+@pytest.mark.parametrize("prior", [mnvi.priors.Normal(), mnvi.priors.ARD()])
+@cases("family", SOME_FAMILIES)
+@ESTIMATORS
+def test_autograd_and_torch_func_agree(family, prior, estimator, inputs):
+    """Hand-written derivatives are used by one and not always by the other; 700 inputs are stored in pieces."""
+    layer = randomise(mnvi.MNLinear(inputs, 4, posterior=family, prior=prior, estimator=estimator), 0.1)
+    loss, x = Loss(layer), torch.randn(3, inputs)
+    parameters = {name: p.detach() for name, p in loss.named_parameters()}
+    expected = torch.func.grad(lambda parameters: functional_call(loss, parameters, (x,)))(parameters)
+    loss(x).backward()
+    for name, parameter in loss.named_parameters():
+        assert_close(parameter.grad, expected[name])
+
+
 @pytest.mark.parametrize("estimator", ["local", "weight"])
 @cases("family", SOME_FAMILIES)
 def test_twenty_layers_start_like_those_of_torch(family, estimator):

@@ -13,7 +13,8 @@ from .base import Covariance, Factor
 class Dense(Covariance):
     """Any positive definite covariance: F is lower-triangular, its diagonal stored as a logarithm.
 
-    A little over ``size``²/2 numbers are held (see :mod:`mnvi.covariance.triangular`). Source: Rudnev & Kropotov (2019), 'Parameterization'.
+    A little over ``size``²/2 numbers are held (see :mod:`mnvi.covariance.triangular`). Source: Rudnev & Kropotov
+    (2019), 'Parameterization'.
     """
 
     def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "DenseFactor":

@@ -1,10 +1,10 @@
 """Products with B = diag(exp a) + L, L strictly lower-triangular and stored packed, whose gradient stays so.
 
 **Storage.** L is cut into panels of about 200 rows; of each panel only the columns up to its last row are kept, and the
-panels lie one after the other in a flat vector. That is a little over half of L, in pieces a matrix product can read where
-they are: parameter, gradient and optimiser state shrink alike, and the zero half is not multiplied. Within the square block
-that ends a panel, zeros on and above the diagonal are stored; the gradient is cut there, so they stay zeros and nothing is
-masked in a forward pass.
+panels lie one after the other in a flat vector. That is a little over half of L, in pieces a matrix product can read
+where they are: parameter, gradient and optimiser state shrink alike, and the zero half is not multiplied. Within the
+square block that ends a panel, zeros on and above the diagonal are stored; the gradient is cut there, so they stay
+zeros and nothing is masked in a forward pass.
 
 Each function has a hand-written backward pass of differentiable operations, so second derivatives exist. Inside
 ``torch.func`` transforms the same formulae run on the unpacked matrix.

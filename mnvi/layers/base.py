@@ -17,12 +17,12 @@ class BayesianLayer(nn.Module):
     """Mixin before a torch layer with ``weight`` and ``bias``: ``class MNLinear(BayesianLayer, nn.Linear)``.
 
     The posterior of the matrix W = ``weight.flatten(1)``, shape (n, p), has mean ``weight`` and the deviation of
-    ``self.posterior``; ``bias`` is deterministic. In ``train()`` mode forward draws; in ``eval()`` mode it uses the mean,
-    except inside :func:`mnvi.sampling` and :func:`mnvi.frozen_sample`.
+    ``self.posterior``; ``bias`` is deterministic. In ``train()`` mode forward draws; in ``eval()`` mode it uses the
+    mean, except inside :func:`mnvi.sampling` and :func:`mnvi.frozen_sample`.
 
     Initial scale: every weight's posterior standard deviation starts at a tenth of the standard deviation that torch's
-    default initialisation gives the weights, 0.1/√(3·fan_in). A layer's noise then carries 1 % of its output's variance,
-    whatever the width, and after twenty layers a fifth (1.01²⁰ ≈ 1.22), so activations are as torch's are.
+    default initialisation gives the weights, 0.1/√(3·fan_in). A layer's noise then carries 1 % of its output's
+    variance, whatever the width, and after twenty layers a fifth (1.01²⁰ ≈ 1.22), so activations are as torch's are.
     """
 
     weight: nn.Parameter

@@ -13,12 +13,12 @@ class _MNConvNd(BayesianLayer):
     Takes the torch layer's own arguments (stride, padding, dilation, groups, bias, padding_mode, ...), then
 
     Args:
-        posterior: family from :mod:`mnvi.posteriors`; ``None`` is ``MatrixNormal()`` with two dense factors. A ``Kronecker``
-            column factor splits the columns into (channels, kernel positions).
+        posterior: family from :mod:`mnvi.posteriors`; ``None`` is ``MatrixNormal()`` with two dense factors. A
+            ``Kronecker`` column factor splits the columns into (channels, kernel positions).
         prior: prior from :mod:`mnvi.priors`; ``None`` is ``Normal(1.0)``.
         estimator: ``"weight"`` draws one weight a call. ``"local"`` draws the output at every location with its exact
-            marginal variance, but **independently of the other locations**: that approximates the joint distribution, in
-            which locations share one weight and are correlated.
+            marginal variance, but **independently of the other locations**: that approximates the joint distribution,
+            in which locations share one weight and are correlated.
 
     Example:
         >>> layer = mnvi.MNConv2d(3, 16, 3, padding=1)

@@ -17,9 +17,9 @@ class Posterior(nn.Module, ABC):
     """A zero-mean Gaussian over (n, p) matrices, the deviation W − M of a layer's weight from its mean.
 
     Laws, for every family: ``deviation(draw_noise())`` has covariance Cov over the row-major flattened matrix, Cov's
-    diagonal is ``variance()``, and ``log_volume()`` is ½ log|Cov| or, where ``exact`` is False, a lower bound of it, which
-    makes an ELBO built from it a lower bound still. ``output_deviation(x)`` is distributed as (W − M) x, independently
-    for each row x.
+    diagonal is ``variance()``, and ``log_volume()`` is ½ log|Cov| or, where ``exact`` is False, a lower bound of it,
+    which makes an ELBO built from it a lower bound still. ``output_deviation(x)`` is distributed as (W − M) x,
+    independently for each row x.
     """
 
     exact = True

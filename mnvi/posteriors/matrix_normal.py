@@ -15,7 +15,8 @@ from .base import Convolve, Family, Noise, Posterior, safe_sqrt
 class MatrixNormal(Family):
     """W = M + A E Bᵀ with standard normal E: Cov = U ⊗ V, U = A Aᵀ over rows (outputs), V = B Bᵀ over columns (inputs).
 
-    ``row`` and ``column`` describe A and B; two ``Dense`` factors hold n² + p² numbers. Source: Rudnev & Kropotov (2019).
+    ``row`` and ``column`` describe A and B; two ``Dense`` factors hold n² + p² numbers. Source: Rudnev & Kropotov
+    (2019).
     """
 
     row: Covariance = field(default_factory=Dense)

@@ -15,14 +15,15 @@ class GroupARD(Prior):
 
     KL = ½[Σ_ij τ_i·γ_j·S_ij − p·Σ log τ_i − n·Σ log γ_j − n·p − log|Cov|], S = M² + Var. The best τ, γ satisfy
     τ_i·Σ_j S_ij·γ_j = p and γ_j·Σ_i τ_i·S_ij = n: Sinkhorn's matrix scaling, a convex problem in (log τ, log γ). Each
-    ``kl()`` makes two warm-started sweeps of these equations, kept in buffers, so repeated calls converge to the optimum;
-    there the gradient for the posterior is exact with τ and γ held fixed (envelope theorem).
-    Sources: Kropotov et al. (2010), the prior; Sinkhorn & Knopp (1967), the scaling.
+    ``kl()`` makes two warm-started sweeps of these equations, kept in buffers, so repeated calls converge to the
+    optimum; there the gradient for the posterior is exact with τ and γ held fixed (envelope theorem). Sources:
+    Kropotov et al. (2010), the prior; Sinkhorn & Knopp (1967), the scaling.
 
     Args:
         rows: one precision for each row (output unit).
         columns: one precision for each column of the weight matrix (input unit, or channel and kernel position).
-        learn: make log τ and log γ parameters of the layer that a torch optimiser steps, as Rudnev & Kropotov (2019) do.
+        learn: make log τ and log γ parameters of the layer that a torch optimiser steps, as Rudnev & Kropotov (2019)
+            do.
     """
 
     rows: bool = True

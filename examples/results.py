@@ -1,0 +1,81 @@
+"""What came out of a run: measured, printed, written."""
+
+import math
+from pathlib import Path
+
+import metrics
+import plots
+import runs
+from data import Data
+from networks import save_compact
+from torch import nn
+
+from mnvi.layers import BayesianLayer
+from mnvi.sparsity import report
+
+
+def measure(stages: dict[str, nn.Module], data: Data, samples: int) -> dict:
+    """Quality, sparsity, size and speed, on the test images.
+
+    Args:
+        stages: "plain network", "mean weights" (the Bayesian network), "pruned", "compacted".
+        samples: number of draws for the prediction "sampled".
+    """
+    x, y = data.test_x, data.test_y
+    probs = {name: metrics.probabilities(network, x) for name, network in stages.items()}
+    probs["sampled"] = metrics.sampled_probabilities(stages["mean weights"], x, samples)
+    ends = {"plain": stages["plain network"], "compacted": stages["compacted"]}
+    return {
+        "metrics": {name: metrics.evaluate(probs[name], y) for name in sorted(probs, key=ORDER.index)},
+        "compacted_equals_pruned_within": (probs["compacted"] - probs["pruned"]).abs().max().item(),
+        "sparsity": report(stages["pruned"]).to_dict(),
+        "parameters": {name: sum(p.numel() for p in network.parameters()) for name, network in ends.items()},
+        "latency_ms": {
+            f"batch {size}": {name: metrics.latency(network, x[:size]) for name, network in ends.items()}
+            for size in (128, 1)
+        },
+    }
+
+
+ORDER = ("plain network", "mean weights", "sampled", "pruned", "compacted")
+
+
+def summary(result: dict, sparse: nn.Module) -> str:
+    """The numbers of ``result`` as text; masked sparsity, parameters and speed are three different things."""
+    settings, size = result["settings"], result["parameters"]
+    rows = [f"{'':13}  accuracy %     NLL  ECE %"]
+    for name, row in result["metrics"].items():
+        rows.append(f"{name:13} {row['accuracy']:11.2f} {row['nll']:7.4f} {row['ece']:6.2f}")
+    what = f"{settings['groups']} with a signal-to-noise ratio below {result['threshold']:.3g}"
+    rows += ["", f"pruned: {what}", str(report(sparse)), ""]
+    rows.append(f"masked sparsity  {compression(result):.1f}x fewer weights that are not zero")
+    smaller = f"{size['plain'] / size['compacted']:.1f}x fewer"
+    rows.append(f"parameters       {smaller} after compaction: {size['plain']:,} -> {size['compacted']:,}")
+    for batch, times in result["latency_ms"].items():
+        change = f"{times['plain']:.3f} -> {times['compacted']:.3f} ms ({batch}, {settings['threads']} threads, median)"
+        rows.append(f"latency          {times['plain'] / times['compacted']:.1f}x faster after compaction: {change}")
+    return "\n".join(rows)
+
+
+def compression(result: dict) -> float:
+    """Weights / weights that are not zero, ∞ where nothing is left."""
+    return result["sparsity"]["compression"] or math.inf
+
+
+def write(folder: Path, result: dict, stages: dict[str, nn.Module]) -> None:
+    """``compact.pt``, ``training.png``, ``weights.png`` and, last, ``result.json``."""
+    settings = result["settings"]
+    title = (
+        f"{result['data']['title']}, {settings['model']}, {settings['posterior']} posterior, {settings['prior']} prior"
+    )
+    runs.write(folder / "compact.pt", lambda path: save_compact(stages["compacted"], path))
+    runs.write(folder / "training.png", lambda path: plots.training_figure(path, title, result))
+    before, after = _matrices(stages["mean weights"]), _matrices(stages["pruned"])
+    runs.write(folder / "weights.png", lambda path: plots.weights_figure(path, title, before, after))
+    runs.write_json(folder / "result.json", result)
+
+
+def _matrices(model: nn.Module) -> dict:
+    """The mean weight matrices by layer."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BayesianLayer)}
+    return {name: layer.mean_weight().detach().flatten(1) for name, layer in layers.items()}
