@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +47,8 @@ SOURCES = {
     "cifar10": Source("uoft-cs/cifar10", "img", "CIFAR-10"),
 }
 CLASSES = 10
-Arrays = dict[str, np.ndarray]  # train_x, test_x uint8 (N, H, W, C); train_y, test_y int64; title
+PARTS = ("train_x", "train_y", "test_x", "test_y")
+Arrays = dict[str, np.ndarray]  # by PARTS: x uint8 (N, H, W, C), y int64; and "title"
 
 
 def load(name: str) -> Data:
@@ -78,6 +79,16 @@ def load(name: str) -> Data:
     return _normalised(arrays)
 
 
+def hold_out(data: Data, count: int, limit: int | None = None) -> tuple[Data, Tensor, Tensor]:
+    """The data without its last ``count`` training images (and cut to ``limit``), and these images and labels."""
+    left = len(data.train_x) - count
+    if left < 1:
+        raise ValueError(f"holding out {count} of {len(data.train_x)} training images leaves none to train on")
+    used = left if limit is None else min(left, limit)
+    rest = replace(data, train_x=data.train_x[:used], train_y=data.train_y[:used])
+    return rest, data.train_x[left:], data.train_y[left:]
+
+
 def _digits() -> Arrays:
     bunch: Any = load_digits()
     order = np.random.RandomState(0).permutation(len(bunch.target))
@@ -87,11 +98,12 @@ def _digits() -> Arrays:
 
 
 def _normalised(arrays: Arrays) -> Data:
-    train, test = (torch.from_numpy(arrays[f"{part}_x"]).movedim(-1, 1).float() for part in ("train", "test"))
-    std, mean = torch.std_mean(train, (0, 2, 3), keepdim=True)
-    labels = (torch.from_numpy(arrays[f"{part}_y"]) for part in ("train", "test"))
-    train_y, test_y = labels
-    return Data((train - mean) / std, train_y, (test - mean) / std, test_y, CLASSES, str(arrays["title"]))
+    train_x, train_y, test_x, test_y = (torch.from_numpy(arrays[name]) for name in PARTS)
+    train_x, test_x = (x.movedim(-1, 1).contiguous().float() for x in (train_x, test_x))
+    std, mean = torch.std_mean(train_x, (0, 2, 3), keepdim=True)
+    for x in (train_x, test_x):
+        x.sub_(mean).div_(std)
+    return Data(train_x, train_y, test_x, test_y, CLASSES, str(arrays["title"]))
 
 
 def _decoded(name: str, folder: Path | None) -> Arrays:
@@ -157,7 +169,7 @@ def _cache_path(name: str, folder: Path | None) -> Path:
 def _cached(path: Path) -> Arrays | None:
     try:
         with np.load(path) as file:
-            return {name: file[name] for name in ("train_x", "train_y", "test_x", "test_y", "title")}
+            return {name: file[name] for name in (*PARTS, "title")}
     except Exception:  # not there, or not whole: decoding again is always right
         return None
 

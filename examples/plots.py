@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from torch import Tensor
 
 PLAIN, BAYES, PRUNED = "#8a8a8a", "#1f5fa8", "#c23b22"
 LAYERS_SHOWN = 4
+CELLS = 250, 800  # of a matrix, at most
 
 
 def training_figure(path: Path, title: str, result: dict) -> None:
@@ -27,6 +29,7 @@ def training_figure(path: Path, title: str, result: dict) -> None:
     _compression(panels[2], left, result["sparsity"]["compression"] or weights)
     for axes in panels:
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     figure.savefig(path)
 
@@ -38,8 +41,8 @@ def _accuracy(axes: Axes, history: list[dict], pruned: float) -> None:
         axes.plot(range(1, len(values) + 1), values, color=color, label=f"{name}: {values[-1]:.2f}")
     axes.plot(len(history), pruned, "*", color=PRUNED, ms=14, clip_on=False, label=f"pruned: {pruned:.2f}")
     values = np.array([epoch[key] for epoch in history for key, _ in curves.values()])
-    low, high = min(np.quantile(values, 0.1), pruned), max(values.max(), pruned)
-    margin = max(0.5, 0.6 * (high - low))  # room for the legend; the first epochs may start below
+    low, high = min(np.quantile(values, 0.05), pruned), max(values.max(), pruned)
+    margin = max(0.5, 0.7 * (high - low))  # room for the legend; the first epochs may start below
     axes.set_ylim(low - margin, min(100, high + 0.2 * margin))
     axes.set_title("test accuracy, %")
     axes.legend(loc="lower right")
@@ -48,9 +51,9 @@ def _accuracy(axes: Axes, history: list[dict], pruned: float) -> None:
 def _bound(axes: Axes, values: list[float]) -> None:
     axes.plot(range(1, len(values) + 1), values, color=BAYES, label=f"at the end: {values[-1]:.3f}")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if max(values) > 10 * min(values):
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(NullFormatter() if max(values) > 10 * min(values) else plain)
     axes.set_title("−ELBO, nats per training image")
     axes.legend(loc="upper right")
 
@@ -59,7 +62,7 @@ def _compression(axes: Axes, values: list[float], pruned: float) -> None:
     axes.plot(range(1, len(values) + 1), values, color=PRUNED, label="at the final threshold")
     axes.plot(len(values), pruned, "*", color=PRUNED, ms=14, clip_on=False, label=f"pruned: {pruned:.1f}×")
     axes.axhline(1, color=PLAIN, label="plain network: 1×")
-    axes.set_ylim(0, 1.15 * max(*values, pruned))
+    axes.set_ylim(0, 1.35 * max(*values, pruned))
     axes.set_title("compression: weights / weights left")
     axes.legend(loc="upper left")
 
@@ -75,7 +78,7 @@ def weights_figure(path: Path, title: str, before: Mapping[str, Tensor], after: 
     shown = [names[i] for i in np.linspace(0, len(names) - 1, min(len(names), LAYERS_SHOWN)).round().astype(int)]
     figure = Figure(figsize=(13, 0.8 + 2.3 * len(shown)), dpi=150, layout="constrained")
     some = f" ({len(shown)} of {len(names)} layers)" if len(shown) < len(names) else ""
-    figure.suptitle(f"{title}: weights before and after pruning{some}", fontsize=13)
+    figure.suptitle(f"{title}: weights before and after pruning{some}, white where 0", fontsize=13)
     for name, (left, right) in zip(shown, figure.subplots(len(shown), 2, squeeze=False), strict=True):
         top = max(before[name].abs().max().item(), 1e-9)
         _matrix(left, before[name], top, f"layer {name} before")
@@ -90,8 +93,11 @@ def weights_figure(path: Path, title: str, before: Mapping[str, Tensor], after: 
 def _matrix(axes: Axes, weight: Tensor, top: float, name: str) -> AxesImage:
     """White where a weight is 0; the colours span three decades below ``top``."""
     size, left = weight.numel(), int(weight.count_nonzero())
-    magnitude = np.ma.masked_equal(weight.abs().numpy(), 0)
-    norm = LogNorm(top / 1000, top)
-    image = axes.imshow(magnitude, cmap="magma_r", norm=norm, aspect="auto", interpolation="nearest")
+    rows, columns = weight.shape
+    # A matrix of more cells than pixels shows the largest of each block, so that no lonely weight is lost.
+    cells = F.adaptive_max_pool2d(weight.abs()[None], (min(rows, CELLS[0]), min(columns, CELLS[1])))[0]
+    shown = np.ma.masked_equal(cells.numpy(), 0)
+    options = {"cmap": "magma_r", "norm": LogNorm(top / 1000, top), "aspect": "auto", "interpolation": "nearest"}
+    image = axes.imshow(shown, extent=(0, columns, rows, 0), **options)
     axes.set_title(f"{name}: {left:,} of {size:,} weights ({100 * left / size:.1f} %)", fontsize=11)
     return image

@@ -8,10 +8,25 @@ import plots
 import runs
 from data import Data
 from networks import save_compact
+from pruning import THRESHOLDS
 from torch import nn
 
 from mnvi.layers import BayesianLayer
 from mnvi.sparsity import report
+
+
+def describe(settings: dict, data: Data, progress: dict, threshold: float) -> dict:
+    """What was done; of the weights "left" in the history, those at the grid's threshold nearest to the chosen one."""
+    nearest = min(range(len(THRESHOLDS)), key=lambda k: abs(THRESHOLDS[k] - threshold))
+    sizes = {"train": len(data.train_x), "test": len(data.test_x), "shape": list(data.shape)}
+    return {
+        "settings": settings,
+        "versions": runs.versions(),
+        "data": {"title": data.title, **sizes},
+        "threshold": threshold,
+        "history": [{**epoch, "left": epoch["left"][settings["groups"]][nearest]} for epoch in progress["history"]],
+        "train_seconds": progress["seconds"],
+    }
 
 
 def measure(stages: dict[str, nn.Module], data: Data, samples: int) -> dict:
@@ -48,7 +63,8 @@ def summary(result: dict, sparse: nn.Module) -> str:
         rows.append(f"{name:13} {row['accuracy']:11.2f} {row['nll']:7.4f} {row['ece']:6.2f}")
     what = f"{settings['groups']} with a signal-to-noise ratio below {result['threshold']:.3g}"
     rows += ["", f"pruned: {what}", str(report(sparse)), ""]
-    rows.append(f"masked sparsity  {compression(result):.1f}x fewer weights that are not zero")
+    compression = result["sparsity"]["compression"] or math.inf
+    rows.append(f"masked sparsity  {compression:.1f}x fewer weights that are not zero")
     smaller = f"{size['plain'] / size['compacted']:.1f}x fewer"
     rows.append(f"parameters       {smaller} after compaction: {size['plain']:,} -> {size['compacted']:,}")
     for batch, times in result["latency_ms"].items():
@@ -57,22 +73,21 @@ def summary(result: dict, sparse: nn.Module) -> str:
     return "\n".join(rows)
 
 
-def compression(result: dict) -> float:
-    """Weights / weights that are not zero, ∞ where nothing is left."""
-    return result["sparsity"]["compression"] or math.inf
-
-
 def write(folder: Path, result: dict, stages: dict[str, nn.Module]) -> None:
     """``compact.pt``, ``training.png``, ``weights.png`` and, last, ``result.json``."""
-    settings = result["settings"]
-    title = (
-        f"{result['data']['title']}, {settings['model']}, {settings['posterior']} posterior, {settings['prior']} prior"
-    )
+    title = _title(result)
     runs.write(folder / "compact.pt", lambda path: save_compact(stages["compacted"], path))
     runs.write(folder / "training.png", lambda path: plots.training_figure(path, title, result))
     before, after = _matrices(stages["mean weights"]), _matrices(stages["pruned"])
     runs.write(folder / "weights.png", lambda path: plots.weights_figure(path, title, before, after))
     runs.write_json(folder / "result.json", result)
+
+
+def _title(result: dict) -> str:
+    settings, names = result["settings"], {"mlp": "MLP", "lenet5": "LeNet-5", "vgg": "VGG-like"}
+    model, posterior, prior = (settings[key] for key in ("model", "posterior", "prior"))
+    acronyms = [word if word in ("diagonal", "normal") else word.upper() for word in (posterior, prior)]
+    return "{}, {}, {} posterior, {} prior".format(result["data"]["title"], names[model], *acronyms)
 
 
 def _matrices(model: nn.Module) -> dict:

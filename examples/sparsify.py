@@ -9,7 +9,7 @@ pruned in another way without training: give the same command with another --gro
 
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,10 +20,10 @@ import runs
 import torch
 import torch.nn.functional as F
 from command_line import option, parse
-from data import Data, load
+from data import Data, hold_out, load
 from networks import build
-from pruning import THRESHOLDS, choose_threshold, pruned, weights_left
-from torch import Tensor, nn
+from pruning import choose_threshold, pruned, weights_left
+from torch import nn
 from tqdm import tqdm
 
 import mnvi
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> dict:
     settings = parse(Settings, argv, str(__doc__).splitlines()[0])
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    data, held_x, held_y = hold_out(load(settings.data), settings)
+    data, held_x, held_y = hold_out(load(settings.data), settings.validation, settings.limit)
     folder = runs.prepare(settings.out)
 
     plain = build(settings.model, data.shape, data.classes)
@@ -109,26 +109,12 @@ def main(argv: list[str] | None = None) -> dict:
     sparse = pruned(model, settings.groups, threshold)
     stages = {"plain network": plain, "mean weights": model, "pruned": sparse, "compacted": compact(sparse)}
 
-    result = describe(settings, data, progress, threshold) | results.measure(stages, data, settings.samples)
+    result = results.describe(asdict(settings), data, progress, threshold)
+    result |= results.measure(stages, data, settings.samples)
     print(results.summary(result, sparse))
     results.write(folder, result, stages)
-    print(
-        f"\nin {folder}: result.json, training.png, weights.png, checkpoint.pt, and the smaller network in compact.pt"
-    )
+    print(f"\nin {folder}: result.json, training.png, weights.png, and the smaller network in compact.pt")
     return result
-
-
-def hold_out(data: Data, settings: Settings) -> tuple[Data, Tensor, Tensor]:
-    """The data without the last ``validation`` training images, and these."""
-    left = len(data.train_x) - settings.validation
-    if left < 1:
-        raise ValueError(f"validation {settings.validation} leaves none of the {len(data.train_x)} training images")
-    used = left if settings.limit is None else min(left, settings.limit)
-    return (
-        replace(data, train_x=data.train_x[:used], train_y=data.train_y[:used]),
-        data.train_x[left:],
-        data.train_y[left:],
-    )
 
 
 def train(model: mnvi.Sequential, plain: nn.Module, data: Data, settings: Settings, checkpoint: Path) -> dict:
@@ -185,20 +171,6 @@ def train_epoch(model, plain, data: Data, batches, elbo: mnvi.ELBO, optimiser, s
     return {
         **{"nll": nll, "kl": kl.item(), "neg_elbo": nll + kl.item() / elbo.num_data, "train_accuracy": 100 * correct},
         **{"accuracy": accuracies[0], "plain_accuracy": accuracies[1], "left": weights_left(model)},
-    }
-
-
-def describe(settings: Settings, data: Data, progress: dict, threshold: float) -> dict:
-    """What was done, for ``result.json``; "left" is at the grid's threshold nearest to the chosen one."""
-    nearest = min(range(len(THRESHOLDS)), key=lambda k: abs(THRESHOLDS[k] - threshold))
-    history = [{**epoch, "left": epoch["left"][settings.groups][nearest]} for epoch in progress["history"]]
-    return {
-        "settings": asdict(settings),
-        "versions": runs.versions(),
-        "data": {"title": data.title, "shape": data.shape, "train": len(data.train_x), "test": len(data.test_x)},
-        "threshold": threshold,
-        "history": history,
-        "train_seconds": progress["seconds"],
     }
 
 

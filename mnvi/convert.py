@@ -1,9 +1,9 @@
 """Trained torch networks to Bayesian ones and back."""
 
 import copy
-import types
 import warnings
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import nn
@@ -64,7 +64,7 @@ def to_bayesian(
     replacements = {layer: _convert(name, layer, posterior, prior, estimator) for layer, name in chosen.items()}
     model = _replace(model, replacements)
     if not isinstance(model, (Module, BayesianLayer)):
-        model.kl = types.MethodType(kl, model)  # type: ignore[assignment]
+        model.kl = partial(kl, model)  # type: ignore[assignment]  # copies and pickles with the model, as no bound method does
     return model
 
 
@@ -75,7 +75,8 @@ def to_deterministic(model: nn.Module) -> nn.Module:
     layer of this library, for which no plain layer is known.
     """
     plain = copy.deepcopy(model)
-    plain.__dict__.pop("kl", None)
+    for module in plain.modules():
+        module.__dict__.pop("kl", None)
     found = {name: module for name, module in plain.named_modules() if isinstance(module, BayesianLayer)}
     for name, module in found.items():
         if type(module) not in _TORCH_KINDS:

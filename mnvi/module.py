@@ -52,7 +52,7 @@ def sampling(model: nn.Module):
 def frozen_sample(model: nn.Module):
     """Inside, every call uses one joint draw of all weights, in train and eval mode: the model is one fixed function.
 
-    The draw is made at each layer's first call. It is kept as noise, so gradients reach the posterior's parameters.
+    The draw is kept as noise, so gradients reach the posterior's parameters.
     The previous state comes back at the end, also when an exception is raised.
 
     Example:
@@ -63,7 +63,7 @@ def frozen_sample(model: nn.Module):
     before = [layer._frozen for layer in layers]
     try:
         for layer in layers:
-            layer._frozen = []
+            layer._frozen = layer.posterior.draw_noise()
         yield model
     finally:
         for layer, state in zip(layers, before, strict=True):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
 import mnvi
-from mnvi.covariance import Dense
+from mnvi.covariance import Dense, Kronecker
 from mnvi.posteriors import Diagonal, MatrixNormal
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -109,6 +109,13 @@ def test_transposed_convolutions_take_an_output_size(output_size, training, esti
     if not training:
         assert_close(layer(x, output_size), expected)
         assert_close(layer(x, output_size=output_size), expected)
+
+
+@cases("row", {name: row for name, row in LAYERS.items() if not name.startswith("linear")})
+def test_kronecker_columns_are_channels_by_kernel_positions(row):
+    plain, layer, _ = pair(row, posterior=MatrixNormal(Dense(), Kronecker()))
+    column = layer.posterior.column
+    assert (column.left.size, column.right.size) == (plain.weight.shape[1], plain.weight[0, 0].numel())
 
 
 # Drawing --------------------------------------------------------------------------------------------------------------
@@ -294,6 +301,9 @@ def test_bf16_autocast(name, family, estimator):
         output, kl = layer(x), layer.kl()
         assert mnvi.kl(layer).dtype == torch.float32
         assert output.dtype == plain(x).dtype
+        following = layer(x.bfloat16())  # what a layer gets from the one before it
+        assert following.dtype == plain(x.bfloat16()).dtype
+        assert following.isfinite().all()
     assert kl.dtype == torch.float32
     assert torch.equal(kl, layer.kl())
     assert output.isfinite().all()

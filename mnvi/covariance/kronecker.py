@@ -75,7 +75,8 @@ class KroneckerFactor(Factor):
         return torch.kron(self.left.matrix(), self.right.matrix())
 
     def scale_tril(self) -> Tensor:
-        return torch.kron(self.left.scale_tril(), self.right.scale_tril())
+        # torch.kron refuses the column-major strides that a Cholesky factor comes with.
+        return torch.kron(self.left.scale_tril().contiguous(), self.right.scale_tril().contiguous())
 
 
 def most_square(size: int) -> tuple[int, int]:

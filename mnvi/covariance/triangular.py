@@ -10,7 +10,6 @@ Each function has a hand-written backward pass of differentiable operations, so 
 ``torch.func`` transforms the same formulae run on the unpacked matrix.
 """
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -217,7 +216,6 @@ def _panels(lower: Tensor, log_diagonal: Tensor) -> list[tuple[int, int, Tensor]
     ]
 
 
-@lru_cache(maxsize=256)
 def _bounds(size: int) -> tuple[tuple[int, int, int], ...]:
     """(first row, row after the last, offset in the flat vector) of every panel."""
     count = max(1, round(size / PANEL))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .. import posteriors, priors
-from ..checks import instance, one_of
+from ..checks import instance, one_of, positive_int
 from ..posteriors.base import Noise
 
 INITIAL_RATIO = 0.1  # posterior standard deviation / standard deviation of the weights, at the start
@@ -33,7 +33,7 @@ class BayesianLayer(nn.Module):
         """Turn the descriptions into parameters; the torch layer's own ``__init__`` has run."""
         self.estimator = estimator
         self._sampling = False
-        self._frozen: list[Noise] | None = None
+        self._frozen: Noise | None = None
         self.register_buffer("weight_mask", None)
         matrix = self.weight.flatten(1)
         options = {"device": matrix.device, "dtype": matrix.dtype}
@@ -58,7 +58,8 @@ class BayesianLayer(nn.Module):
     def draw_weight(self) -> Tensor:
         """One joint draw of the weight in the layer's own shape, zero where it is pruned."""
         with _full_precision(self.weight):
-            weight = self.weight + self.posterior.deviation(self._noise()).view_as(self.weight)
+            noise = self.posterior.draw_noise() if self._frozen is None else self._frozen
+            weight = self.weight + self.posterior.deviation(noise).view_as(self.weight)
         return weight if self.weight_mask is None else weight * self.weight_mask
 
     def distribution(self) -> Distribution:
@@ -81,13 +82,6 @@ class BayesianLayer(nn.Module):
         with _full_precision(self.weight):
             deviation = self._deviation(input.to(self.weight.dtype), *args)
         return output + deviation.to(output.dtype)
-
-    def _noise(self) -> Noise:
-        if self._frozen is None:
-            return self.posterior.draw_noise()
-        if not self._frozen:
-            self._frozen.append(self.posterior.draw_noise())
-        return self._frozen[0]
 
     def _fan_in(self) -> int:
         return self.weight[0].numel()
@@ -126,10 +120,7 @@ def _full_precision(weight: Tensor):
 def check_layer_arguments(posterior, prior, estimator: str, **sizes: int) -> None:
     """Raise for anything a Bayesian layer cannot be built from, before it is built."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"{name} must be an int, got {size!r}")
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        positive_int(name, size)
     if posterior is not None:
         instance("posterior", posterior, posteriors.Family)
     if prior is not None:

@@ -1,9 +1,13 @@
 """Convolutions and transposed convolutions with matrix-normal weights."""
 
+import inspect
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import positive_int
 from .base import BayesianLayer, check_layer_arguments
 
 
@@ -27,6 +31,7 @@ class _MNConvNd(BayesianLayer):
 
     def __init__(self, *args, posterior=None, prior=None, estimator: str = "weight", **kwargs) -> None:
         check_layer_arguments(posterior, prior, estimator)
+        _check_sizes(super().__init__, args, kwargs)
         super().__init__(*args, **kwargs)
         self._make_bayesian(posterior, prior, estimator)
 
@@ -90,6 +95,15 @@ class _MNConvTransposeNd(_MNConvNd):
     ) -> Tensor:
         function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.weight.dim() - 3]
         return function(input, weight, bias, self.stride, self.padding, output_padding, groups, self.dilation)  # type: ignore[arg-type]
+
+
+def _check_sizes(init: Callable, args: tuple, kwargs: dict) -> None:
+    """Raise for the sizes that torch's constructor would take but no convolution can have."""
+    given = inspect.signature(init).bind(*args, **kwargs).arguments
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups"):
+        value = given.get(name, 1)
+        for size in value if isinstance(value, (tuple, list)) else (value,):
+            positive_int(name, size)
 
 
 class MNConv1d(_MNConvNd, nn.Conv1d):

@@ -33,3 +33,12 @@ def finite(name: str, value: Tensor, *, positive: bool = False) -> Tensor:
     if not bool(torch.isfinite(value).all()) or (positive and not bool((value > 0).all())):
         raise ValueError(f"{name} must be finite{' and positive' if positive else ''} everywhere")
     return value
+
+
+def expand(name: str, value: Tensor, shape: tuple[int, int]) -> Tensor:
+    """``value`` expanded to ``shape``; raises ValueError naming both shapes where it does not broadcast to it."""
+    try:
+        return value.detach().expand(shape)
+    except RuntimeError:
+        came = tuple(value.shape)
+        raise ValueError(f"{name} of shape {came} does not broadcast to a weight of shape {tuple(shape)}") from None

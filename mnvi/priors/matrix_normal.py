@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..posteriors import Posterior
-from .base import Prior, PriorModule, finite
+from .base import Prior, PriorModule, expand, finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +40,7 @@ class MatrixNormal(Prior):
         if self.scale_tril_row.shape != (n, n) or self.scale_tril_column.shape != (p, p):
             came = f"{tuple(self.scale_tril_row.shape)} and {tuple(self.scale_tril_column.shape)}"
             raise ValueError(f"a weight of shape {shape} needs factors of shape {(n, n)} and {(p, p)}, got {came}")
-        if torch.broadcast_shapes(self.loc.shape, shape) != torch.Size(shape):
-            raise ValueError(f"loc of shape {tuple(self.loc.shape)} does not broadcast to a weight of shape {shape}")
-        tensors = (self.loc.expand(shape), self.scale_tril_row, self.scale_tril_column)
+        tensors = (expand("loc", self.loc, shape), self.scale_tril_row, self.scale_tril_column)
         return MatrixNormalPrior(*(t.detach().to(device=device, dtype=dtype, copy=True) for t in tensors))
 
 

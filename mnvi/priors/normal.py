@@ -3,13 +3,12 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..checks import positive_float
 from ..covariance.triangular import sum_squares
 from ..posteriors import Posterior
-from .base import Prior, PriorModule, finite
+from .base import Prior, PriorModule, expand, finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +35,7 @@ class Normal(Prior):
             return FittedNormalPrior()
         if not isinstance(self.scale, Tensor) or self.scale.dim() == 0:
             return NormalPrior(float(self.scale))
-        if torch.broadcast_shapes(self.scale.shape, shape) != torch.Size(shape):
-            raise ValueError(
-                f"scale of shape {tuple(self.scale.shape)} does not broadcast to a weight of shape {shape}"
-            )
-        return ScaledNormalPrior(self.scale.detach().to(device=device, dtype=dtype).expand(shape).clone())
+        return ScaledNormalPrior(expand("scale", self.scale, shape).to(device=device, dtype=dtype).clone())
 
 
 class NormalPrior(PriorModule):
