@@ -1,21 +1,22 @@
 """Argument checks shared by every public constructor: each raises before anything is allocated or changed."""
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 
 def positive_int(name: str, value: Any) -> int:
     """Return ``value`` if it is an integer >= 1, else raise TypeError or ValueError naming ``name``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
+    return int(value)
 
 
 def positive_float(name: str, value: Any) -> float:
     """Return ``float(value)`` if it is finite and > 0, else raise TypeError or ValueError naming ``name``."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
     if not math.isfinite(value) or value <= 0:
         raise ValueError(f"{name} must be finite and positive, got {value}")

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,10 +38,10 @@ def to_bayesian(
 ) -> nn.Module:
     """Replace the linear and convolutional layers of ``model``, in place, by Bayesian ones; return the model.
 
-    Each keeps its weights as posterior means and its bias; the posterior's standard deviation starts at a tenth of the
-    root mean square of the layer's weights. The model gets a ``kl()`` method. A layer used in several places stays one
-    layer. Where ``model`` itself is such a layer, its replacement is returned. Layers of other kinds, subclasses of
-    torch's included, stay as they are.
+    Each keeps its parameters, the weights as posterior means; the posterior's standard deviation starts at a tenth of
+    the root mean square of the layer's weights. The model gets a ``kl()`` method. A layer used in several places stays
+    one layer. Where ``model`` itself is such a layer, its replacement is returned. Layers of other kinds, subclasses
+    of torch's included, stay as they are.
 
     Args:
         model: any module; nested modules are searched.
@@ -64,7 +65,7 @@ def to_bayesian(
     replacements = {layer: _convert(name, layer, posterior, prior, estimator) for layer, name in chosen.items()}
     model = _replace(model, replacements)
     if not isinstance(model, (Module, BayesianLayer)):
-        model.kl = partial(kl, model)  # type: ignore[assignment]  # copies and pickles with the model, as no bound method does
+        model.kl = partial(kl, model)  # type: ignore[assignment]  # unlike a bound method, copies and pickles with it
     return model
 
 
@@ -114,7 +115,7 @@ def _below(name: str, root: str) -> bool:
 
 
 def _convert(name: str, layer: nn.Module, posterior: posteriors.Family, prior, estimator: str | None) -> BayesianLayer:
-    weight = layer.weight
+    weight: Any = layer.weight
     _warn_if_large(name, weight, posterior)
     options = {} if estimator is None else {"estimator": estimator}
     new = _rebuild(_KINDS[type(layer)], layer, posterior=posterior, prior=prior, **options)
@@ -124,10 +125,9 @@ def _convert(name: str, layer: nn.Module, posterior: posteriors.Family, prior, e
 
 
 def _plain(layer: BayesianLayer) -> nn.Module:
-    plain = _rebuild(_TORCH_KINDS[type(layer)], layer)
     with torch.no_grad():
-        plain.weight.copy_(layer.mean_weight())
-    return plain
+        layer.weight.copy_(layer.mean_weight())
+    return _rebuild(_TORCH_KINDS[type(layer)], layer)
 
 
 def _rebuild(kind: type, layer: nn.Module, **options):
@@ -150,12 +150,7 @@ def _rebuild(kind: type, layer: nn.Module, **options):
     arguments = {name: getattr(layer, name) for name in names}
     weight, bias = layer.weight, layer.bias
     new = kind(**arguments, bias=bias is not None, device=weight.device, dtype=weight.dtype, **options)
-    with torch.no_grad():
-        new.weight.copy_(weight)  # type: ignore[operator]
-        if bias is not None:
-            new.bias.copy_(bias)  # type: ignore[operator]
-            new.bias.requires_grad_(bias.requires_grad)  # type: ignore[operator]
-    new.weight.requires_grad_(weight.requires_grad)  # type: ignore[operator]
+    new.weight, new.bias = weight, bias  # the same parameters, so ties and optimisers that hold them go on
     return new.train(layer.training)
 
 

@@ -73,6 +73,7 @@ class BayesianLayer(nn.Module):
 
     def forward(self, input: Tensor, *args) -> Tensor:
         """The torch layer's output for a drawn weight (or the mean): same shapes as the torch layer."""
+        self._check_input(input)
         if not self.samples:
             return self._transform(input, self.mean_weight(), self.bias, *args)
         # A pruned layer's deviation has no factors any more, and a frozen draw must be one weight for all inputs.
@@ -82,6 +83,10 @@ class BayesianLayer(nn.Module):
         with _full_precision(self.weight):
             deviation = self._deviation(input.to(self.weight.dtype), *args)
         return output + deviation.to(output.dtype)
+
+    def _check_input(self, input: Tensor) -> None:
+        """Raise ValueError for an input that does not fit the layer."""
+        raise NotImplementedError
 
     def _fan_in(self) -> int:
         return self.weight[0].numel()

@@ -35,6 +35,12 @@ class _MNConvNd(BayesianLayer):
         super().__init__(*args, **kwargs)
         self._make_bayesian(posterior, prior, estimator)
 
+    def _check_input(self, input: Tensor) -> None:
+        spatial = self.weight.dim() - 2
+        if input.dim() - spatial not in (1, 2) or input.shape[-spatial - 1] != self.in_channels:
+            expected = f"(batch, {self.in_channels}" + ", size" * spatial + "), with or without the batch"
+            raise ValueError(f"expected an input of shape {expected}, got {tuple(input.shape)}")
+
     def _column_split(self) -> tuple[int, int]:
         return self.weight.shape[1], self.weight[0, 0].numel()
 

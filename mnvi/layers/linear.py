@@ -40,6 +40,10 @@ class MNLinear(BayesianLayer, nn.Linear):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self._make_bayesian(posterior, prior, estimator)
 
+    def _check_input(self, input: Tensor) -> None:
+        if input.dim() == 0 or input.shape[-1] != self.in_features:
+            raise ValueError(f"expected an input of shape (*, {self.in_features}), got {tuple(input.shape)}")
+
     def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(input, weight, bias)
 

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 Noise = tuple[Tensor, ...]
 Convolve = Callable[[Tensor, Tensor], Tensor]
+Spread = Callable[[Tensor], Tensor]
 
 
 class Posterior(nn.Module, ABC):
@@ -52,7 +53,7 @@ class Posterior(nn.Module, ABC):
         """
 
     @abstractmethod
-    def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Convolve, groups: int) -> Tensor:
+    def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Spread, groups: int) -> Tensor:
         """The same for a transposed convolution, all outputs independent of each other.
 
         ``convolve(x, weight)`` takes an (n, p) weight; ``spread(z)`` takes (N, 1, *locations) and returns

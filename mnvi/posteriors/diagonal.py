@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from .base import Convolve, Family, Noise, Posterior, inverse_diagonal, safe_sqrt
+from .base import Convolve, Family, Noise, Posterior, Spread, inverse_diagonal, safe_sqrt
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DiagonalPosterior(Posterior):
         # A convolution routine may sum in a transformed domain, so a variance near 0 can come out below it.
         return _noise_of(convolve(x.square(), self.variance()).clamp_min(0))
 
-    def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Convolve, groups: int) -> Tensor:
+    def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Spread, groups: int) -> Tensor:
         return self.conv_deviation(x, convolve, groups)
 
     def variance(self) -> Tensor:

@@ -8,15 +8,15 @@ from torch import Tensor
 from .. import distributions
 from ..checks import instance
 from ..covariance import Covariance, Dense
-from .base import Convolve, Family, Noise, Posterior, safe_sqrt
+from .base import Convolve, Family, Noise, Posterior, Spread, safe_sqrt
 
 
 @dataclass(frozen=True)
 class MatrixNormal(Family):
     """W = M + A E Bᵀ with standard normal E: Cov = U ⊗ V, U = A Aᵀ over rows (outputs), V = B Bᵀ over columns (inputs).
 
-    ``row`` and ``column`` describe A and B; two ``Dense`` factors hold n² + p² numbers. Source: Rudnev & Kropotov
-    (2019).
+    ``row`` and ``column`` describe A and B; where both are ``Identity``, every variance stays 1. Two ``Dense`` factors
+    hold n² + p² numbers. Source: Rudnev & Kropotov (2019).
     """
 
     row: Covariance = field(default_factory=Dense)
@@ -79,7 +79,7 @@ class MatrixNormalPosterior(Posterior):
         noise = self.row.multiply(torch.randn(*norm.shape[:-1], self.row.width, device=x.device, dtype=x.dtype))
         return (norm.unsqueeze(-1) * noise.unflatten(-1, (groups, -1))).flatten(-2).movedim(-1, 1)
 
-    def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Convolve, groups: int) -> Tensor:
+    def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Spread, groups: int) -> Tensor:
         """Var y_o(l) = Σ_kk' V_(o,k)(o,k')·z(l−k)ᵀz(l−k'), z = Aᵀx: a K×K Gram matrix at every output location."""
         z = self._project_channels(x, groups)  # (N, groups, m, *locations)
         moved = spread(z.flatten(0, 2).unsqueeze(1)).unflatten(0, z.shape[:3])  # (N, groups, m, K, *out)

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import distributions
 from ..checks import instance, positive_float
 from ..covariance import Covariance, Dense
-from .base import Convolve, Family, Noise, Posterior
+from .base import Convolve, Family, Noise, Posterior, Spread
 from .diagonal import Diagonal
 from .matrix_normal import MatrixNormal
 
@@ -81,7 +81,7 @@ class MatrixNormalPlusDiagonalPosterior(Posterior):
         diagonal = self.diagonal.conv_deviation(x, convolve, groups)
         return self.matrix_normal.conv_deviation(x, convolve, groups) + diagonal
 
-    def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Convolve, groups: int) -> Tensor:
+    def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Spread, groups: int) -> Tensor:
         diagonal = self.diagonal.conv_transpose_deviation(x, convolve, spread, groups)
         return self.matrix_normal.conv_transpose_deviation(x, convolve, spread, groups) + diagonal
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..checks import positive_float
@@ -58,7 +59,9 @@ class FittedNormalPrior(PriorModule):
 
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
         size = mean.numel()
-        return 0.5 * size * (_second_moment(mean, posterior) / size).log() - posterior.log_volume()
+        # The smallest normal number for each weight keeps the logarithm finite where all of them underflow.
+        second_moment = _second_moment(mean, posterior) + size * torch.finfo(mean.dtype).tiny
+        return 0.5 * size * (second_moment.log() - math.log(size)) - posterior.log_volume()
 
 
 class ScaledNormalPrior(PriorModule):
