@@ -168,7 +168,7 @@ def _cache_path(name: str, folder: Path | None) -> Path:
 
 def _cached(path: Path) -> Arrays | None:
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             return {name: file[name] for name in (*PARTS, "title")}
     except Exception:  # not there, or not whole: decoding again is always right
         return None

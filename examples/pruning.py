@@ -6,7 +6,7 @@ import torch
 from metrics import accuracy, probabilities
 from torch import Tensor, nn
 
-from mnvi.layers import BayesianLayer
+from mnvi.module import bayesian_layers
 from mnvi.sparsity import prune, report, signal_to_noise
 
 GROUPS = {"weights": ("weights",), "rows": ("rows",), "columns": ("columns",), "both": ("rows", "columns")}
@@ -23,6 +23,19 @@ def pruned(model: nn.Module, groups: str, threshold: float) -> nn.Module:
     for kind in GROUPS[groups]:
         prune(model, threshold=threshold, groups=kind, skip=[report(model).layers[-1].name] if kind == "rows" else [])
     return model
+
+
+@torch.no_grad()
+def zero_(model: nn.Module, sparse: nn.Module) -> None:
+    """Set the means of ``model`` to zero where those of ``sparse``, its pruned copy, are."""
+    for (_, layer), (_, other) in zip(bayesian_layers(model), bayesian_layers(sparse), strict=True):
+        layer.weight.mul_(other.weight.ne(0))
+
+
+def kept_weights(model: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """For each layer with means held at zero, its weight and where it is not zero."""
+    weights = [layer.weight for _, layer in bayesian_layers(model)]
+    return {weight: weight.detach().ne(0) for weight in weights if weight.eq(0).any()}
 
 
 def choose_threshold(model: nn.Module, groups: str, x: Tensor, y: Tensor, tolerance: float) -> float:
@@ -49,7 +62,7 @@ def weights_left(model: nn.Module) -> dict[str, list[int]]:
 
     Counted without pruning: for ``"both"``, columns are scored before the rows are gone.
     """
-    layers = [module for module in model.modules() if isinstance(module, BayesianLayer)]
+    layers = [layer for _, layer in bayesian_layers(model)]
     counts = {groups: torch.zeros(len(THRESHOLDS)) for groups in GROUPS}
     for layer in layers:
         share = {kind: _share_left(signal_to_noise(layer, kind)) for kind in ("weights", "rows", "columns")}

@@ -3,8 +3,11 @@
     python examples/sparsify.py                                      # handwritten digits, under a minute
     python examples/sparsify.py --data mnist --prior group-ard --groups both --out runs/mnist
 
+Halfway through (--hold) the means that held-out images allow to be pruned are set to zero and held there, so that the
+rest of the training adapts to it; at the end what is then below the chosen threshold is pruned for good.
+
 A killed run continues where it was when the same command is given again, to the same result. A finished one can be
-pruned in another way without training: give the same command with another --groups, --threshold or --tolerance.
+pruned more or less without training: give the same command with another --threshold or --tolerance.
 """
 
 import math
@@ -22,8 +25,8 @@ import torch.nn.functional as F
 from command_line import option, parse
 from data import Data, hold_out, load
 from networks import build
-from pruning import choose_threshold, pruned, weights_left
-from torch import nn
+from pruning import choose_threshold, kept_weights, pruned, weights_left, zero_
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import mnvi
@@ -45,14 +48,16 @@ class Settings:
     off_diagonals: float = option(0.03, "rate of the posterior's off-diagonals, as a ratio to lr")
     warmup: float = option(0.3, "share of the steps, at the start, in which the weight of the KL rises to 1")
     decay: float = option(0.3, "share of the steps, at the end, in which the rates fall to 0")
+    groups: Literal["weights", "rows", "columns", "both"] = option("weights", "what to prune; both: rows, then columns")
+    hold: float = option(0.5, "share of the epochs after which what can be pruned is held at zero; 1: prune at the end")
+    hold_tolerance: float = option(None, "held-out accuracy this may cost at first (default: 2 for digits, else 1)")
     validation: int = option(None, "training images held out (default: 137 for digits, else 5000)")
     limit: int | None = option(None, "train on only the first so many images")
     seed: int = option(0, "of initial weights, noise and the order of the images")
     threads: int = option(2, "CPU threads")
     # What follows is used after training.
-    groups: Literal["weights", "rows", "columns", "both"] = option("weights", "what to prune; both: rows, then columns")
     threshold: float | None = option(None, "prune below this ratio of mean to deviation (default: by held-out images)")
-    tolerance: float = option(None, "held-out accuracy pruning may cost (default: 1 point for digits, else 0.1)")
+    tolerance: float = option(None, "held-out accuracy pruning may cost (default: 1 point for digits, else 0.2)")
     samples: int = option(32, "draws of the weights for the sampled prediction")
     out: str = option("runs/sparsify", "folder for the results")
     restart: bool = option(False, "begin anew where the folder has a checkpoint")
@@ -68,17 +73,17 @@ class Settings:
 
 
 DEFAULTS = {
-    "digits": {"batch_size": 32, "validation": 137, "tolerance": 1.0},
-    "others": {"batch_size": 128, "validation": 5000, "tolerance": 0.1},
+    "digits": {"batch_size": 32, "validation": 137, "tolerance": 1.0, "hold_tolerance": 2.0},
+    "others": {"batch_size": 128, "validation": 5000, "tolerance": 0.2, "hold_tolerance": 1.0},
 }
 COUNTS = ("epochs", "batch_size", "validation", "limit", "samples", "threads")
 LIMITS = {
     **dict.fromkeys(COUNTS, (1, math.inf)),
     **dict.fromkeys(("lr", "log_diagonals", "off_diagonals"), (1e-12, math.inf)),
-    **dict.fromkeys(("warmup", "decay"), (0, 1)),
-    **{"threshold": (0, math.inf), "tolerance": (0, 100), "seed": (0, 2**32 - 1)},
+    **dict.fromkeys(("warmup", "decay", "hold"), (0, 1)),
+    **{"threshold": (0, math.inf), "tolerance": (0, 100), "hold_tolerance": (0, 100), "seed": (0, 2**32 - 1)},
 }
-AFTER_TRAINING = ("groups", "threshold", "tolerance", "samples", "out", "restart")
+AFTER_TRAINING = ("threads", "threshold", "tolerance", "samples", "out", "restart")
 POSTERIORS = {
     "mn": mnvi.posteriors.MatrixNormal(),
     "diagonal": mnvi.posteriors.Diagonal(),
@@ -101,7 +106,7 @@ def main(argv: list[str] | None = None) -> dict:
     model = build(settings.model, data.shape, data.classes, *layers)
     model.load_state_dict(plain.state_dict(), strict=False)  # both start from the same weights
 
-    progress = train(model, plain, data, settings, folder / "checkpoint.pt")
+    progress = train(model, plain, data, (held_x, held_y), settings, folder / "checkpoint.pt")
 
     threshold = settings.threshold
     if threshold is None:
@@ -117,7 +122,14 @@ def main(argv: list[str] | None = None) -> dict:
     return result
 
 
-def train(model: mnvi.Sequential, plain: nn.Module, data: Data, settings: Settings, checkpoint: Path) -> dict:
+def train(
+    model: mnvi.Sequential,
+    plain: nn.Module,
+    data: Data,
+    held: tuple[Tensor, Tensor],
+    settings: Settings,
+    checkpoint: Path,
+) -> dict:
     """Train both networks on the same batches, from the checkpoint if there is one; returns history and seconds."""
     num_train = len(data.train_x)
     total = settings.epochs * math.ceil(num_train / settings.batch_size)
@@ -141,6 +153,9 @@ def train(model: mnvi.Sequential, plain: nn.Module, data: Data, settings: Settin
             bar.set_description(f"epoch {epoch + 1}/{settings.epochs}", refresh=False)
             order = torch.Generator().manual_seed(100_000 * settings.seed + epoch)
             batches = torch.randperm(num_train, generator=order).split(settings.batch_size)
+            if epoch == round(settings.hold * settings.epochs):
+                threshold = choose_threshold(model, settings.groups, *held, settings.hold_tolerance)
+                zero_(model, pruned(model, settings.groups, threshold))
             history.append(train_epoch(model, plain, data, batches, elbo, optimiser, schedule, bar))
             progress["seconds"] += time.perf_counter() - start
             runs.save(checkpoint, parts, fixed, progress)
@@ -152,6 +167,7 @@ def train_epoch(model, plain, data: Data, batches, elbo: mnvi.ELBO, optimiser, s
     model.train()
     plain.train()
     totals, seen, kl = torch.zeros(2), 0, torch.zeros(())
+    kept = kept_weights(model)  # what is held at zero stays there; nothing is, before
     for step, batch in enumerate(batches):
         x, y = data.train_x[batch], data.train_y[batch]
         logits = model(x)
@@ -160,6 +176,8 @@ def train_epoch(model, plain, data: Data, batches, elbo: mnvi.ELBO, optimiser, s
         (loss + F.cross_entropy(plain(x), y)).backward()  # no parameter is in both networks
         optimiser.step()
         schedule.step()
+        for weight, keep in kept.items():
+            weight.data.mul_(keep)
         seen += len(batch)
         totals += torch.stack([nll.detach() * len(batch), (logits.argmax(1) == y).sum()])
         bar.update()
