@@ -1,4 +1,4 @@
-"""The two figures of a run: what training did, and the weights before and after pruning."""
+"""The two figures of a run: what training did, and the weights of the plain and the pruned network."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,24 +67,24 @@ def _compression(axes: Axes, values: list[float], pruned: float) -> None:
     axes.legend(loc="upper left")
 
 
-def weights_figure(path: Path, title: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-    """|mean| of the weight matrices, before and after pruning, side by side on one colour scale a layer.
+def weights_figure(path: Path, title: str, plain: Mapping[str, Tensor], pruned: Mapping[str, Tensor]) -> None:
+    """|weight| of the plain and |mean| of the pruned network, side by side on one colour scale a layer.
 
     Args:
         path: the PNG to write.
-        before, after: the (n, p) matrices by layer; of more than four, four spread over the network are shown.
+        plain, pruned: the (n, p) matrices by layer; of more than four, four spread over the network are shown.
     """
-    names = list(before)
+    names = list(plain)
     shown = [names[i] for i in np.linspace(0, len(names) - 1, min(len(names), LAYERS_SHOWN)).round().astype(int)]
     figure = Figure(figsize=(13, 0.8 + 2.3 * len(shown)), dpi=150, layout="constrained")
     some = f" ({len(shown)} of {len(names)} layers)" if len(shown) < len(names) else ""
-    figure.suptitle(f"{title}: weights before and after pruning{some}, white where 0", fontsize=13)
+    figure.suptitle(f"{title}: weights{some}, white where 0", fontsize=13)
     for name, (left, right) in zip(shown, figure.subplots(len(shown), 2, squeeze=False), strict=True):
-        top = max(before[name].abs().max().item(), 1e-9)
-        _matrix(left, before[name], top, f"layer {name} before")
-        image = _matrix(right, after[name], top, f"layer {name} after")
+        top = max(weight[name].abs().max().item() for weight in (plain, pruned))
+        _matrix(left, plain[name], top, f"layer {name}, plain network")
+        image = _matrix(right, pruned[name], top, f"layer {name}, pruned")
         left.set_ylabel("output")
-        bar = figure.colorbar(image, ax=[left, right], fraction=0.03, pad=0.01, extend="min", label="|mean|")
+        bar = figure.colorbar(image, ax=[left, right], fraction=0.03, pad=0.01, extend="min", label="|weight|")
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
     figure.supxlabel("input", fontsize=11)
     figure.savefig(path)

@@ -3,15 +3,14 @@
 import math
 from pathlib import Path
 
+import checkpoints
 import metrics
 import plots
-import runs
 from data import Data
 from networks import save_compact
 from pruning import THRESHOLDS
 from torch import nn
 
-from mnvi.layers import BayesianLayer
 from mnvi.sparsity import report
 
 
@@ -21,7 +20,7 @@ def describe(settings: dict, data: Data, progress: dict, threshold: float) -> di
     sizes = {"train": len(data.train_x), "test": len(data.test_x), "shape": list(data.shape)}
     return {
         "settings": settings,
-        "versions": runs.versions(),
+        "versions": checkpoints.versions(),
         "data": {"title": data.title, **sizes},
         "threshold": threshold,
         "history": [{**epoch, "left": epoch["left"][settings["groups"]][nearest]} for epoch in progress["history"]],
@@ -76,11 +75,11 @@ def summary(result: dict, sparse: nn.Module) -> str:
 def write(folder: Path, result: dict, stages: dict[str, nn.Module]) -> None:
     """``compact.pt``, ``training.png``, ``weights.png`` and, last, ``result.json``."""
     title = _title(result)
-    runs.write(folder / "compact.pt", lambda path: save_compact(stages["compacted"], path))
-    runs.write(folder / "training.png", lambda path: plots.training_figure(path, title, result))
-    before, after = _matrices(stages["mean weights"]), _matrices(stages["pruned"])
-    runs.write(folder / "weights.png", lambda path: plots.weights_figure(path, title, before, after))
-    runs.write_json(folder / "result.json", result)
+    checkpoints.write(folder / "compact.pt", lambda path: save_compact(stages["compacted"], path))
+    checkpoints.write(folder / "training.png", lambda path: plots.training_figure(path, title, result))
+    plain, pruned = _matrices(stages["plain network"]), _matrices(stages["pruned"])
+    checkpoints.write(folder / "weights.png", lambda path: plots.weights_figure(path, title, plain, pruned))
+    checkpoints.write_json(folder / "result.json", result)
 
 
 def _title(result: dict) -> str:
@@ -91,6 +90,6 @@ def _title(result: dict) -> str:
 
 
 def _matrices(model: nn.Module) -> dict:
-    """The mean weight matrices by layer."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, BayesianLayer)}
-    return {name: layer.mean_weight().detach().flatten(1) for name, layer in layers.items()}
+    """The (mean) weight matrices by layer."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    return {name: layer.weight.detach().flatten(1) for name, layer in layers.items()}

@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import checkpoints
 import metrics
 import results
-import runs
 import torch
 import torch.nn.functional as F
 from command_line import option, parse
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> dict:
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     data, held_x, held_y = hold_out(load(settings.data), settings.validation, settings.limit)
-    folder = runs.prepare(settings.out)
+    folder = checkpoints.prepare(settings.out)
 
     plain = build(settings.model, data.shape, data.classes)
     options = {"posterior": POSTERIORS[settings.posterior], "prior": PRIORS[settings.prior]}
@@ -145,7 +145,7 @@ def train(
     fixed["training images"] = num_train
     if settings.restart:
         checkpoint.unlink(missing_ok=True)
-    progress = runs.resume(checkpoint, parts, fixed) or {"history": [], "seconds": 0.0}
+    progress = checkpoints.resume(checkpoint, parts, fixed) or {"history": [], "seconds": 0.0}
     history = progress["history"]
     with tqdm(total=total, initial=total * len(history) // settings.epochs, mininterval=0.2) as bar:
         for epoch in range(len(history), settings.epochs):
@@ -158,7 +158,7 @@ def train(
                 zero_(model, pruned(model, settings.groups, threshold))
             history.append(train_epoch(model, plain, data, batches, elbo, optimiser, schedule, bar))
             progress["seconds"] += time.perf_counter() - start
-            runs.save(checkpoint, parts, fixed, progress)
+            checkpoints.save(checkpoint, parts, fixed, progress)
     return progress
 
 

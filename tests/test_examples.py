@@ -25,13 +25,13 @@ from mnvi.sparsity import compact, prune, report
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
+import checkpoints  # noqa: E402
 import command_line  # noqa: E402
 import data  # noqa: E402
 import metrics  # noqa: E402
 import networks  # noqa: E402
 import plots  # noqa: E402
 import pruning  # noqa: E402
-import runs  # noqa: E402
 import sparsify  # noqa: E402
 
 TINY = ["--threads", "1", "--epochs", "2", "--limit", "64", "--samples", "2"]
@@ -131,6 +131,16 @@ def test_training_sparsifies(tmp_path, no_figures):
     assert result["history"][-1]["neg_elbo"] < result["history"][0]["neg_elbo"] / 4
 
 
+def test_what_is_held_at_zero_stays_there(tmp_path, no_figures):
+    options = ["--epochs", "4", "--threshold", "0.001"]  # which itself prunes next to nothing
+    held = run(tmp_path / "held", *options, "--hold", "0.5", "--hold-tolerance", "50")
+    free = run(tmp_path / "free", *options, "--hold", "1")
+    assert held["history"][:2] == free["history"][:2]
+    left = [epoch["left"] for epoch in held["history"]]
+    assert left[2] == left[3] < 0.9 * left[1]
+    assert held["sparsity"]["compression"] > 1.1 > free["sparsity"]["compression"]
+
+
 # --- a kill changes nothing ---
 
 RESUMED = ["--epochs", "3", "--prior", "group-ard", "--posterior", "mn+diagonal"]
@@ -161,7 +171,7 @@ def test_a_killed_process_continues_to_the_same_result(tmp_path, no_figures, uni
     assert_same(weights(tmp_path), weights(folder))
 
 
-@pytest.mark.parametrize("calls", [1, 3, 4])
+@pytest.mark.parametrize("calls", [1, 3, 4, 5])  # of 6; the last two are after what can be pruned is held at zero
 def test_an_interrupt_within_an_epoch_continues_to_the_same_result(
     tmp_path, monkeypatch, no_figures, uninterrupted, calls
 ):
@@ -187,19 +197,19 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
         path.write_text("half")
         raise KeyboardInterrupt
 
-    runs.write_json(tmp_path / "result.json", {"whole": True})
+    checkpoints.write_json(tmp_path / "result.json", {"whole": True})
     with pytest.raises(KeyboardInterrupt):
-        runs.write(tmp_path / "result.json", fail)
+        checkpoints.write(tmp_path / "result.json", fail)
     assert json.loads((tmp_path / "result.json").read_text()) == {"whole": True}
 
 
-def test_a_finished_run_is_pruned_otherwise_without_training(tmp_path, monkeypatch, no_figures):
+def test_a_finished_run_is_pruned_more_without_training(tmp_path, monkeypatch, no_figures):
     first = run(tmp_path, "--threshold", "0.5")
     monkeypatch.setattr(mnvi.ELBO, "__call__", None)  # no training step can be made
-    second = run(tmp_path, "--groups", "columns", "--threshold", "0.05")
+    second = run(tmp_path, "--threshold", "20")
     for name in ("plain network", "mean weights", "sampled"):
         assert first["metrics"][name] == second["metrics"][name]
-    assert first["sparsity"] != second["sparsity"]
+    assert first["sparsity"]["compression"] < second["sparsity"]["compression"]
 
 
 def test_another_seed_is_another_result(tmp_path, no_figures):
@@ -225,6 +235,7 @@ BAD_OPTIONS = {
     "decay": (["--decay", "-1"], "decay must be"),
     "batch": (["--batch-size", "0"], "batch_size must be"),
     "threshold": (["--threshold", "inf"], "threshold must be"),
+    "hold": (["--hold", "2"], "hold must be a finite number from 0 to 1, got 2.0"),
     "seed": (["--seed", "-1"], "seed must be"),
     "limit": (["--limit", "0"], "limit must be"),
     "samples": (["--samples", "0"], "samples must be"),
@@ -264,11 +275,11 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path, no_figures):
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     path, settings = tmp_path / "checkpoint.pt", {"model": "mlp"}
-    runs.save(path, {"model": nn.Linear(2, 3)}, settings, {})
+    checkpoints.save(path, {"model": nn.Linear(2, 3)}, settings, {})
     with pytest.raises(ValueError, match=r"another architecture: (?s:.*)size mismatch"):
-        runs.resume(path, {"model": nn.Linear(3, 3)}, settings)
+        checkpoints.resume(path, {"model": nn.Linear(3, 3)}, settings)
     with pytest.raises(ValueError, match="another architecture"):
-        runs.resume(path, {"other": nn.Linear(2, 3)}, settings)
+        checkpoints.resume(path, {"other": nn.Linear(2, 3)}, settings)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half a file"])
