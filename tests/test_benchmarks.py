@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import layers  # noqa: E402
+import layers
 
 
 def test_benchmark_of_the_layers_runs():
