@@ -25,8 +25,8 @@ class MatrixNormalPlusDiagonal(Family):
       knowing the past of both parts cannot raise a variance.
     - Minkowski's determinant inequality otherwise (``LowRank``): d·log(e^{log|U⊗V|/d} + e^{Σ log s²/d}), d = n·p.
 
-    ``ratio``: the initial scale of the matrix-normal part relative to the diagonal part. Started equal, training stays
-    in a worse optimum; the measurements are in the README.
+    ``ratio``: the initial scale of the matrix-normal part relative to the diagonal part. Small, so that single weights
+    find their own scales first and correlations come in where they pay.
     """
 
     row: Covariance = field(default_factory=Dense)
