@@ -70,10 +70,10 @@ def resume(path: Path, parts: Mapping[str, Any], settings: dict) -> dict | None:
     try:
         for name, part in parts.items():
             part.load_state_dict(content["states"][name])
+        torch.set_rng_state(content["rng"])
+        return content["progress"]
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is a checkpoint of another architecture: {error}; {advice}") from error
-    torch.set_rng_state(content["rng"])
-    return content["progress"]
 
 
 def versions() -> dict[str, str]:

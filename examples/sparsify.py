@@ -193,4 +193,7 @@ def train_epoch(model, plain, data: Data, batches, elbo: mnvi.ELBO, optimiser, s
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"sparsify.py: {error}") from None

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from . import layers, posteriors
+from . import layers, posteriors, priors
 from .layers import BayesianLayer
-from .layers.base import INITIAL_RATIO, check_layer_arguments
-from .module import Module, kl
+from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, column_split
+from .module import draw_in_every_mode, kl
 
 _KINDS: dict[type, type] = {
     nn.Linear: layers.MNLinear,
@@ -36,12 +35,12 @@ def to_bayesian(
     only: Iterable[str] | None = None,
     estimator: str | None = None,
 ) -> nn.Module:
-    """Replace the linear and convolutional layers of ``model``, in place, by Bayesian ones; return the model.
+    """Make the linear and convolutional layers of ``model`` Bayesian, in place; return the model.
 
-    Each keeps its parameters, the weights as posterior means; the posterior's standard deviation starts at a tenth of
-    the root mean square of the layer's weights. The model gets a ``kl()`` method. A layer used in several places stays
-    one layer. Where ``model`` itself is such a layer, its replacement is returned. Layers of other kinds, subclasses
-    of torch's included, stay as they are.
+    Each stays the same object with the same parameters (and hooks): its weights become posterior means, and the
+    posterior's standard deviation starts at a tenth of their root mean square. The model gets a ``kl()`` method, unless
+    it has an attribute of that name; :func:`mnvi.kl` works in any case. Layers of other kinds stay as they are, and so
+    do subclasses of torch's and layers whose weight is no parameter.
 
     Args:
         model: any module; nested modules are searched.
@@ -57,14 +56,20 @@ def to_bayesian(
     Warns:
         UserWarning: a layer's covariance factors will take more than 32 MiB, with the amount.
     """
-    check_layer_arguments(posterior, prior, estimator or "local")
+    check_layer_arguments(posterior, prior, estimator)
     posterior = posterior or posteriors.MatrixNormal()
-    chosen = _choose(
-        model, tuple([skip] if isinstance(skip, str) else skip), (only,) if isinstance(only, str) else only
-    )
-    replacements = {layer: _convert(name, layer, posterior, prior, estimator) for layer, name in chosen.items()}
-    model = _replace(model, replacements)
-    if not isinstance(model, (Module, BayesianLayer)):
+    chosen = _choose(model, _names(skip), None if only is None else _names(only))
+    for layer, name in chosen.items():
+        _warn_if_large(name, layer.weight, posterior)
+    # All parts before any change, so that a prior that does not fit leaves the model as it was.
+    parts = [_parts(layer.weight, posterior, prior) for layer in chosen]
+    for layer, (made_prior, made_posterior) in zip(chosen, parts, strict=True):
+        layer.__class__ = _KINDS[type(layer)]
+        layer._make_bayesian(made_prior, made_posterior, estimator)
+        made_posterior.train(layer.training)
+        made_prior.train(layer.training)
+    draw_in_every_mode(model)
+    if not hasattr(model, "kl"):
         model.kl = partial(kl, model)  # type: ignore[assignment]  # unlike a bound method, copies and pickles with it
     return model
 
@@ -76,99 +81,71 @@ def to_deterministic(model: nn.Module) -> nn.Module:
     layer of this library, for which no plain layer is known.
     """
     plain = copy.deepcopy(model)
-    for module in plain.modules():
-        module.__dict__.pop("kl", None)
     found = {name: module for name, module in plain.named_modules() if isinstance(module, BayesianLayer)}
-    for name, module in found.items():
-        if type(module) not in _TORCH_KINDS:
-            raise TypeError(
-                f"layer {name!r} is a {type(module).__name__}, which has no plain torch layer to go back to"
-            )
-    return _replace(plain, {module: _plain(module) for module in found.values()})
+    for name, layer in found.items():
+        if type(layer) not in _TORCH_KINDS:
+            raise TypeError(f"layer {name!r} is a {type(layer).__name__}, which has no plain torch layer to go back to")
+    for layer in found.values():
+        if layer.weight_mask is not None:
+            layer.weight = nn.Parameter(layer.mean_weight().detach(), layer.weight.requires_grad)
+        del layer.posterior, layer.prior, layer.weight_mask, layer.estimator, layer._sampling, layer._frozen
+        layer.__class__ = _TORCH_KINDS[type(layer)]
+    for module in plain.modules():
+        if isinstance(module.__dict__.get("kl"), partial) and module.__dict__["kl"].func is kl:
+            del module.kl
+    return plain
 
 
-def _choose(model: nn.Module, skip: tuple[str, ...], only: Iterable[str] | None) -> dict[nn.Module, str]:
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | None) -> dict[Any, str]:
     """The layers to convert and their names; raises before anything is changed."""
-    names = {name for name, _ in model.named_modules(remove_duplicate=False)}
-    wanted = ("",) if only is None else tuple(only)
+    named = list(model.named_modules(remove_duplicate=False))
+    names = {name for name, _ in named}
+    wanted = ("",) if only is None else only
     for name in (*skip, *wanted):
         if name not in names:
             raise ValueError(
                 f"the model has no module named {name!r}; it has {', '.join(sorted(names - {''})) or 'none'}"
             )
-    chosen, skipped = {}, set()
-    for name, module in model.named_modules(remove_duplicate=False):
-        if any(_below(name, root) for root in skip):
-            skipped.add(module)
-        elif type(module) in _KINDS and any(_below(name, root) for root in wanted):
-            chosen.setdefault(module, name)
+    skipped = {module for name, module in named if any(_below(name, root) for root in skip)}
+    chosen: dict[Any, str] = {}
     for root in wanted:
-        if not any(_below(name, root) for name in chosen.values()):
-            kinds = ", ".join(kind.__name__ for kind in _KINDS)
-            kind = type(model.get_submodule(root)).__name__
-            raise ValueError(f"nothing to convert in {root or 'the model'!r} (a {kind}); what can be is {kinds}")
-    return {module: name for module, name in chosen.items() if module not in skipped}
+        below = {module: name for name, module in named if _below(name, root) and _convertible(module)}
+        found = {module: name for module, name in below.items() if module not in skipped}
+        if not found:
+            kinds, kind = ", ".join(kind.__name__ for kind in _KINDS), type(model.get_submodule(root)).__name__
+            where = f"{root or 'the model'!r} (a {kind}){f' without {skip}' if skip else ''}"
+            raise ValueError(f"nothing to convert in {where}; what can be is {kinds}")
+        chosen |= found
+    if not chosen:
+        raise ValueError("only=() names nothing to convert")
+    return chosen
+
+
+def _convertible(module: nn.Module) -> bool:
+    # A weight that is no parameter (old-style weight norm, torch's pruning) is made anew in every forward pass.
+    return type(module) in _KINDS and isinstance(module._parameters.get("weight"), nn.Parameter)
 
 
 def _below(name: str, root: str) -> bool:
     return root == "" or name == root or name.startswith(root + ".")
 
 
-def _convert(name: str, layer: nn.Module, posterior: posteriors.Family, prior, estimator: str | None) -> BayesianLayer:
-    weight: Any = layer.weight
-    _warn_if_large(name, weight, posterior)
-    options = {} if estimator is None else {"estimator": estimator}
-    new = _rebuild(_KINDS[type(layer)], layer, posterior=posterior, prior=prior, **options)
-    scale = INITIAL_RATIO * weight.detach().square().mean().sqrt().item()
-    new.posterior.reset_parameters(scale if scale > 0 else new.initial_scale())
-    return new
+def _parts(weight: Tensor, posterior: posteriors.Family, prior) -> tuple[priors.PriorModule, posteriors.Posterior]:
+    made_prior, made_posterior = build_parts(weight, posterior, prior)
+    scale = 0.0 if weight.is_meta else INITIAL_RATIO * weight.detach().square().mean().sqrt().item()
+    if scale > 0:
+        made_posterior.set_scale_(scale)
+    return made_prior, made_posterior
 
 
-def _plain(layer: BayesianLayer) -> nn.Module:
-    with torch.no_grad():
-        layer.weight.copy_(layer.mean_weight())
-    return _rebuild(_TORCH_KINDS[type(layer)], layer)
-
-
-def _rebuild(kind: type, layer: nn.Module, **options):
-    """A ``kind`` with ``layer``'s arguments, parameters and training mode."""
-    if isinstance(layer, nn.Linear):
-        names = ("in_features", "out_features")
-    else:
-        names = (
-            "in_channels",
-            "out_channels",
-            "kernel_size",
-            "stride",
-            "padding",
-            "dilation",
-            "groups",
-            "padding_mode",
-        )
-        if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-            names += ("output_padding",)
-    arguments = {name: getattr(layer, name) for name in names}
-    weight, bias = layer.weight, layer.bias
-    new = kind(**arguments, bias=bias is not None, device=weight.device, dtype=weight.dtype, **options)
-    new.weight, new.bias = weight, bias  # the same parameters, so ties and optimisers that hold them go on
-    return new.train(layer.training)
-
-
-def _warn_if_large(name: str, weight: torch.Tensor, posterior: posteriors.Family) -> None:
+def _warn_if_large(name: str, weight: Tensor, posterior: posteriors.Family) -> None:
     matrix = weight.flatten(1)
-    split = (weight.shape[1], weight[0, 0].numel()) if weight.dim() > 2 else None
-    count = posterior.num_parameters((matrix.shape[0], matrix.shape[1]), split)
+    count = posterior.num_parameters((matrix.shape[0], matrix.shape[1]), column_split(weight))
     if count * weight.element_size() > LARGE:
         size = f"{count * weight.element_size() / 2**20:,.0f} MiB, {count / weight.numel():.1f} times its weight"
         advice = "Kronecker, BlockDiagonal or LowRank factors take less"
-        warnings.warn(f"the covariance factors of layer {name!r} take {size}; {advice}", stacklevel=4)
-
-
-def _replace(model: nn.Module, replacements: dict) -> nn.Module:
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child in replacements:
-                setattr(parent, name, replacements[child])
-                if isinstance(parent, nn.TransformerEncoderLayer):
-                    parent.activation_relu_or_gelu = 0  # else torch's fused path reads the weights, past the layers
-    return replacements.get(model, model)
+        warnings.warn(f"the covariance factors of layer {name!r} take {size}; {advice}", stacklevel=3)

@@ -31,12 +31,22 @@ def kl(model: nn.Module) -> Tensor:
     return torch.stack([term.to(terms[0].device) for term in terms]).sum() if len(terms) > 1 else terms[0]
 
 
+def draw_in_every_mode(model: nn.Module) -> None:
+    """Keep torch's fused inference path out of transformers with Bayesian layers: it reads weights past the layers."""
+    for module in model.modules():
+        if isinstance(module, (nn.TransformerEncoder, nn.TransformerEncoderLayer)) and any(bayesian_layers(module)):
+            module.use_nested_tensor = False  # type: ignore[assignment]
+            module.activation_relu_or_gelu = 0  # type: ignore[assignment]
+
+
 @contextmanager
 def sampling(model: nn.Module):
     """Inside, Bayesian layers draw in eval mode too; batch norm and dropout stay as they are.
 
-    The previous state comes back at the end, also when an exception is raised.
+    The previous state comes back at the end, also when an exception is raised. The state lies on the layers: contexts
+    may be nested, but not overlap, nor be shared between threads.
     """
+    draw_in_every_mode(model)
     layers = [layer for _, layer in bayesian_layers(model)]
     before = [layer._sampling for layer in layers]
     try:
@@ -59,6 +69,7 @@ def frozen_sample(model: nn.Module):
         >>> with mnvi.frozen_sample(model):
         ...     f_grid = model(grid)  # one function of the posterior, at all points of the grid
     """
+    draw_in_every_mode(model)
     layers = [layer for _, layer in bayesian_layers(model)]
     before = [layer._frozen for layer in layers]
     try:

@@ -53,9 +53,13 @@ class ELBO:
         Raises:
             ValueError: ``nll`` is not a scalar, or the loss is not finite (naming the layers whose KL is not).
         """
+        if not isinstance(nll, Tensor):
+            raise TypeError(f"nll must be a tensor, got {nll!r}")
         if nll.dim() != 0:
             raise ValueError(f"nll must be a scalar, the mean over the batch; got shape {tuple(nll.shape)}")
         weight = self.kl_weight(self.step) if callable(self.kl_weight) else self.kl_weight
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"the schedule kl_weight gave {weight} at step {self.step}, not a finite number ≥ 0")
         divergence = kl(model)
         loss = nll + weight * divergence / self.num_data
         if not torch.compiler.is_compiling() and not bool(torch.isfinite(loss)):

@@ -55,7 +55,8 @@ def predict(
             with 0 the variance is that of the noise-free function (whose entropy given the weights is −∞).
         chunk_size: draw this many at a time, to bound memory.
 
-    Draws run batched by ``torch.func.vmap`` where the model allows it, one after the other where not.
+    Not thread-safe: the model is in eval mode, and draws, until the call returns. Draws run batched by
+    ``torch.func.vmap`` where the model allows it, one after the other where not.
 
     Example:
         >>> prediction = mnvi.predict(model, x, num_samples=64)
@@ -65,12 +66,14 @@ def predict(
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
     one_of("likelihood", likelihood, ("categorical", "gaussian"))
-    noise = torch.as_tensor(noise_scale, dtype=torch.get_default_dtype())
+    noise = torch.as_tensor(noise_scale)
     if not bool((torch.isfinite(noise) & (noise >= 0)).all()):
         raise ValueError(f"noise_scale must be finite and at least 0, got {noise_scale}")
     outputs = _draw(model, x, num_samples, chunk_size)
     if likelihood == "categorical":
         return _categorical(outputs.log_softmax(-1))
+    if torch.broadcast_shapes(noise.shape, outputs.shape[1:]) != outputs.shape[1:]:
+        raise ValueError(f"noise_scale of shape {tuple(noise.shape)} does not fit outputs {tuple(outputs.shape[1:])}")
     return _gaussian(outputs, noise.to(outputs))
 
 
@@ -105,7 +108,8 @@ def _categorical(log_probs: Tensor) -> Prediction:  # (samples, *, classes)
 
 
 def _gaussian(means: Tensor, noise_scale: Tensor) -> Prediction:  # (samples, *)
-    variance = means.var(0, correction=0) + noise_scale.square()
-    total = 0.5 * (2 * math.pi * math.e * variance).log()
-    expected = (0.5 * (2 * math.pi * math.e * noise_scale.square()).log()).expand_as(total)
-    return Prediction(means.mean(0), variance, total, expected, total - expected)
+    of_weights, of_data = means.var(0, correction=0), noise_scale.square()
+    expected = (0.5 * (2 * math.pi * math.e * of_data).log()).expand_as(of_weights)
+    information = 0.5 * torch.where(of_weights > 0, of_weights / of_data, 0).log1p()
+    total = 0.5 * (2 * math.pi * math.e * (of_weights + of_data)).log()
+    return Prediction(means.mean(0), of_weights + of_data, total, expected, information)

@@ -1,5 +1,7 @@
 """Laws of every covariance factor: its fast operations against the dense matrix, its gradients against differences."""
 
+import copy
+
 import pytest
 import torch
 from conftest import FACTORS, assert_close, cases, free_entries, randomise
@@ -93,7 +95,7 @@ def test_an_identity_has_no_scale(description):
 @cases("description", SCALED)
 def test_reset_gives_a_scaled_identity(description):
     factor = build(description)
-    factor.reset_parameters(0.3)
+    factor.set_scale_(0.3)
     expected = 0.09 * torch.eye(SIZE)
     if description in EXACT.values():
         assert_close(factor.covariance(), expected)
@@ -326,3 +328,16 @@ def test_descriptions_are_immutable_values(description):
         description.rank = 3
     assert hash(description) == hash(eval(repr(description)))
     assert description == eval(repr(description))
+
+
+@pytest.mark.parametrize(("size", "rank"), [(3, 4), (3, 3), (5, 2)])
+@pytest.mark.parametrize("log_diagonal", [-2.0, -12.0])
+def test_low_rank_log_det_in_float32_where_the_diagonal_is_small(size, rank, log_diagonal):
+    factor = LowRank(rank).build(size, dtype=torch.float32)
+    torch.manual_seed(0)
+    factor.loading.data.normal_()
+    factor.log_diagonal.data.fill_(log_diagonal)
+    exact = factor.log_det().item()
+    assert exact == pytest.approx(copy.deepcopy(factor).double().log_det().item(), rel=1e-4)
+    dense = copy.deepcopy(factor).double().covariance().logdet().item()
+    assert exact == pytest.approx(dense, rel=1e-4)

@@ -274,7 +274,7 @@ def test_every_kind_of_layer_converts_there_and_back(family, plain):
     x = torch.randn(2, plain.weight.shape[1] if plain.weight.dim() == 2 else plain.in_channels, 5, 5, 5)
     x = x[(slice(None), slice(None), *[0] * (5 - plain.weight.dim()))]
     expected = plain(x)
-    layer = to_bayesian(nn.Sequential(plain), posterior=family)[0]
+    layer = to_bayesian(nn.Sequential(copy.deepcopy(plain)), posterior=family)[0]
     assert type(layer).__name__ == "MN" + type(plain).__name__
     assert_close(layer(x), expected)
     back = to_deterministic(layer)
@@ -813,3 +813,64 @@ def test_a_converted_transformer_layer_draws():
 def test_prediction_errors(options, error, message):
     with pytest.raises(error, match=message):
         predict(mlp(), X, **options)
+
+
+def test_regressions_of_conversion():
+    class WithOwnKL(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def kl(self, z):
+            return z
+
+    model = to_bayesian(WithOwnKL())
+    assert model.kl(3) == 3
+    assert mnvi.kl(model) > 0
+    with pytest.raises(ValueError, match="nothing to convert"):
+        to_bayesian(nn.Sequential(nn.Linear(2, 2)), only=[])
+    calls = []
+    hooked = nn.Sequential(nn.Linear(3, 2))
+    hooked[0].register_forward_hook(lambda *_: calls.append(1))
+    to_bayesian(hooked)(torch.randn(1, 3))
+    assert calls == [1]
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)), nn.Linear(2, 2))
+    assert type(to_bayesian(normed)[0]).__name__ == "ParametrizedLinear"
+
+
+def test_transformers_draw_in_eval_mode():
+    plain = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    encoder = nn.TransformerEncoder(plain, 2, enable_nested_tensor=True).eval()
+    by_hand = copy.deepcopy(encoder)
+    for layer in by_hand.layers:
+        layer.linear1, layer.linear2 = mnvi.MNLinear(8, 16), mnvi.MNLinear(16, 8)
+    x, mask = torch.randn(2, 5, 8), torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]).bool()
+    for model in (to_bayesian(encoder), by_hand):
+        with torch.no_grad(), sampling(model):
+            assert (model(x, src_key_padding_mask=mask) - model(x, src_key_padding_mask=mask)).abs().max() > 0
+
+
+def test_copies_made_inside_a_context_are_outside_it():
+    model = mlp().eval()
+    with sampling(model), frozen_sample(model):
+        twin = copy.deepcopy(model)
+    assert torch.equal(twin(X), twin(X))
+    assert torch.equal(twin(X), model(X))
+
+
+def test_loading_other_keys_keeps_a_pruned_layer_pruned():
+    model = mlp()
+    mnvi.sparsity.prune(model, fraction=0.5)
+    first = next(layer for layer in model.modules() if isinstance(layer, mnvi.MNLinear))
+    mask = first.weight_mask.clone()
+    model.load_state_dict({}, strict=False)
+    assert torch.equal(first.weight_mask, mask)
+    first.reset_parameters()
+    assert first.weight_mask is None
+
+
+def test_noise_free_gaussian_prediction_has_no_nan():
+    prediction = predict(nn.Linear(2, 2), torch.randn(3, 2), 4, "gaussian")
+    assert torch.equal(prediction.mutual_information, torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="noise_scale"):
+        predict(nn.Linear(2, 2), torch.randn(3, 2), 4, "gaussian", noise_scale=torch.ones(5, 3, 2))

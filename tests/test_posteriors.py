@@ -205,7 +205,7 @@ def test_an_all_zero_input_has_no_noise_and_finite_gradients(family):
 @cases("family", {name: family for name, family in FAMILIES.items() if "identity-both" not in name or "kron" in name})
 def test_reset_gives_every_weight_the_scale(family):
     posterior = build(family, (N, P))
-    posterior.reset_parameters(0.03)
+    posterior.set_scale_(0.03)
     torch.testing.assert_close(posterior.variance().sqrt(), torch.full((N, P), 0.03), rtol=0.1, atol=0)
     off_diagonal = dense_covariance(posterior) - dense_covariance(posterior).diagonal().diag_embed()
     assert off_diagonal.abs().max() < 0.1 * 0.03**2
@@ -214,7 +214,7 @@ def test_reset_gives_every_weight_the_scale(family):
 @pytest.mark.parametrize("ratio", [0.1, 1.0, 3.0])
 def test_ratio_sets_the_parts_of_a_sum(ratio):
     posterior = MatrixNormalPlusDiagonal(ratio=ratio).build((N, P))
-    posterior.reset_parameters(0.03)
+    posterior.set_scale_(0.03)
     part = posterior.matrix_normal.variance() / posterior.diagonal.variance()
     assert_close(part, torch.full((N, P), ratio**2))
 

@@ -307,7 +307,7 @@ def test_the_graph_of_a_call_does_not_see_the_next_one():
 def test_vanished_weights_keep_the_kl_and_its_gradients_finite(family, prior):
     """In float32 a variance of exp(−120) is 0: such a weight is gone, its logarithm must not be −∞."""
     layer = MNLinear(P, N, posterior=family, prior=prior, dtype=torch.float32)
-    layer.posterior.reset_parameters(1e-26)
+    layer.posterior.set_scale_(1e-26)
     torch.nn.init.zeros_(layer.weight)
     kl = layer.kl()
     kl.backward()

@@ -720,3 +720,16 @@ def test_compact_says_what_it_cannot_do(case):
 def test_select_checks_its_indices(indices):
     with pytest.raises(ValueError, match="indices must be a non-empty list"):
         Select(indices)
+
+
+def test_a_view_that_may_change_the_batch_is_refused():
+    class Viewed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 5)
+
+        def forward(self, x):
+            return self.layer(x).view(-1, 5)
+
+    with pytest.raises(ValueError, match=r"flatten\(1\)"):
+        compact(Viewed())

@@ -24,7 +24,7 @@ class Factor(nn.Module, ABC):
         self.width = size if width is None else width
 
     @abstractmethod
-    def reset_parameters(self, scale: float) -> None:
+    def set_scale_(self, scale: float) -> None:
         """Set F Fᵀ to (about) ``scale``² times the identity."""
 
     @abstractmethod

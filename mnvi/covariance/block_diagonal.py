@@ -14,7 +14,8 @@ from .base import Covariance, Factor
 class BlockDiagonal(Covariance):
     """Dense blocks of ``block_size`` neighbouring coordinates, independent of each other.
 
-    ``size``·``block_size`` numbers are held. The last block is smaller where ``block_size`` does not divide ``size``.
+    About ``size``·``block_size`` numbers are held. The last block is smaller where ``block_size`` does not divide
+    ``size``.
     """
 
     block_size: int
@@ -43,7 +44,7 @@ class BlockDiagonalFactor(Factor):
         self.off_diagonal = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
 
     @torch.no_grad()
-    def reset_parameters(self, scale: float) -> None:
+    def set_scale_(self, scale: float) -> None:
         self.log_diagonal.fill_(scale).log_()
         self.off_diagonal.zero_()
 

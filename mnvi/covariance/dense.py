@@ -13,8 +13,8 @@ from .base import Covariance, Factor
 class Dense(Covariance):
     """Any positive definite covariance: F is lower-triangular, its diagonal stored as a logarithm.
 
-    A little over ``size``²/2 numbers are held (see :mod:`mnvi.covariance.triangular`). Source: Rudnev & Kropotov
-    (2019), 'Parameterization'.
+    ``size``²/2 numbers are held for large sizes, ``size``² below 300 (see :mod:`mnvi.covariance.triangular`, which also
+    says what must stay zero). Source: Rudnev & Kropotov (2019), 'Parameterization'.
     """
 
     def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "DenseFactor":
@@ -33,7 +33,7 @@ class DenseFactor(Factor):
         self.off_diagonal = nn.Parameter(torch.zeros(triangular.packed_size(size), device=device, dtype=dtype))
 
     @torch.no_grad()
-    def reset_parameters(self, scale: float) -> None:
+    def set_scale_(self, scale: float) -> None:
         self.log_diagonal.fill_(scale).log_()
         self.off_diagonal.zero_()
 

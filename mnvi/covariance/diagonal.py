@@ -27,7 +27,7 @@ class DiagonalFactor(Factor):
         self.log_diagonal = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
 
     @torch.no_grad()
-    def reset_parameters(self, scale: float) -> None:
+    def set_scale_(self, scale: float) -> None:
         self.log_diagonal.fill_(scale).log_()
 
     def multiply(self, e: Tensor) -> Tensor:

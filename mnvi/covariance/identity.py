@@ -27,10 +27,10 @@ class IdentityFactor(Factor):
     def __init__(self, size: int, *, device=None, dtype=None) -> None:
         super().__init__(size)
         # Carries the dtype and the device through .to(), which a module without parameters cannot otherwise know.
-        self.register_buffer("anchor", torch.zeros((), device=device, dtype=dtype), persistent=False)
+        self.register_buffer("anchor", torch.zeros((), device=device, dtype=dtype))
         self.anchor: Tensor
 
-    def reset_parameters(self, scale: float) -> None:
+    def set_scale_(self, scale: float) -> None:
         pass
 
     def multiply(self, e: Tensor) -> Tensor:

@@ -45,10 +45,10 @@ class KroneckerFactor(Factor):
         self.left, self.right = left, right
         self.has_scale = left.has_scale or right.has_scale
 
-    def reset_parameters(self, scale: float) -> None:
+    def set_scale_(self, scale: float) -> None:
         parts = [part for part in (self.left, self.right) if part.has_scale]
         for part in parts:
-            part.reset_parameters(scale ** (1 / len(parts)))
+            part.set_scale_(scale ** (1 / len(parts)))
 
     def multiply(self, e: Tensor) -> Tensor:
         grid = self.right.multiply(e.unflatten(-1, (self.left.width, self.right.width)))

@@ -38,7 +38,7 @@ class LowRankFactor(Factor):
         self.loading = nn.Parameter(torch.zeros(size, rank, device=device, dtype=dtype))
 
     @torch.no_grad()
-    def reset_parameters(self, scale: float) -> None:
+    def set_scale_(self, scale: float) -> None:
         self.log_diagonal.fill_(scale).log_()
         # C = 0 is a saddle point: its gradient vanishes there. A row of C adds a hundredth of its variance.
         self.loading.normal_(std=0.1 * scale / self.rank**0.5)
@@ -53,9 +53,12 @@ class LowRankFactor(Factor):
         return (2 * self.log_diagonal).exp() + self.loading.square().sum(-1)
 
     def log_volume(self) -> Tensor:
+        # |det R| of a QR factorisation, where a Cholesky factor would need the squares of what may be large.
+        if self.rank >= self.size:  # then F Fᵀ itself is the smaller matrix, and well conditioned where d is small
+            return _log_volume(self.matrix().mT)
         scaled = self.loading * (-self.log_diagonal).exp().unsqueeze(-1)
-        capacitance = torch.eye(self.rank, device=scaled.device, dtype=scaled.dtype) + scaled.mT @ scaled
-        return self.log_diagonal.sum() + torch.linalg.cholesky(capacitance).diagonal().log().sum()
+        identity = torch.eye(self.rank, device=scaled.device, dtype=scaled.dtype)
+        return self.log_diagonal.sum() + _log_volume(torch.cat([scaled, identity]))
 
     @torch.no_grad()
     def rescale_(self, log_scale: Tensor) -> None:
@@ -64,3 +67,8 @@ class LowRankFactor(Factor):
 
     def matrix(self) -> Tensor:
         return torch.cat([self.log_diagonal.exp().diag_embed(), self.loading], -1)
+
+
+def _log_volume(tall: Tensor) -> Tensor:
+    """½ log |Gᵀ G| for a tall matrix G of full rank."""
+    return torch.linalg.qr(tall).R.diagonal().abs().log().sum()

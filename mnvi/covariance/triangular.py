@@ -4,7 +4,7 @@
 panels lie one after the other in a flat vector. That is a little over half of L, in pieces a matrix product can read
 where they are: parameter, gradient and optimiser state shrink alike, and the zero half is not multiplied. Within the
 square block that ends a panel, zeros on and above the diagonal are stored; the gradient is cut there, so they stay
-zeros and nothing is masked in a forward pass.
+zeros and nothing is masked in a forward pass. What adds noise to parameters or gradients must leave these zeros alone.
 
 Each function has a hand-written backward pass of differentiable operations, so second derivatives exist. Inside
 ``torch.func`` transforms the same formulae run on the unpacked matrix.
@@ -175,7 +175,7 @@ def pack(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_transform() -> bool:
-    """Whether a ``torch.func`` transform is active, inside which only plain operations work."""
+    """Whether a ``torch.func`` transform is active; only plain operations work there (compiling one fails)."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 

@@ -28,23 +28,24 @@ class BayesianLayer(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
     weight_mask: Tensor | None
+    prior: priors.PriorModule
+    posterior: posteriors.Posterior
+    default_estimator = "local"
 
-    def _make_bayesian(self, posterior, prior, estimator: str) -> None:
-        """Turn the descriptions into parameters; the torch layer's own ``__init__`` has run."""
-        self.estimator = estimator
+    def _make_bayesian(self, prior: priors.PriorModule, posterior: posteriors.Posterior, estimator: str | None) -> None:
+        """Attach what :func:`build_parts` made; the torch layer's own ``__init__`` has run."""
+        self.estimator = estimator or self.default_estimator
         self._sampling = False
         self._frozen: Noise | None = None
         self.register_buffer("weight_mask", None)
-        matrix = self.weight.flatten(1)
-        options = {"device": matrix.device, "dtype": matrix.dtype}
-        shape = (matrix.shape[0], matrix.shape[1])
-        self.prior = (prior or priors.Normal()).build(shape, **options)
-        self.posterior = (posterior or posteriors.MatrixNormal()).build(shape, split=self._column_split(), **options)
-        self.posterior.reset_parameters(self.initial_scale())
+        self.prior, self.posterior = prior, posterior
 
-    def initial_scale(self) -> float:
-        """The posterior standard deviation to start with (see the class docstring)."""
-        return INITIAL_RATIO / (3 * self._fan_in()) ** 0.5
+    def reset_parameters(self) -> None:
+        """Torch's initial weight and bias, the posterior's initial scale, and no pruning."""
+        super().reset_parameters()  # type: ignore[misc]
+        if "posterior" in self._modules:  # torch's constructor calls this before there is one
+            self.posterior.set_scale_(initial_scale(self.weight))
+            self.weight_mask = None
 
     @property
     def samples(self) -> bool:
@@ -67,7 +68,7 @@ class BayesianLayer(nn.Module):
         return self.posterior.distribution(self.weight.flatten(1))
 
     def kl(self) -> Tensor:
-        """KL(posterior ‖ prior) in nats for the whole weight, a scalar; pruning does not change it."""
+        """KL(posterior ‖ prior) in nats for the whole weight, a scalar; masks play no part in it."""
         with _full_precision(self.weight):
             return self.prior.kl(self.weight.flatten(1), self.posterior)
 
@@ -88,13 +89,6 @@ class BayesianLayer(nn.Module):
         """Raise ValueError for an input that does not fit the layer."""
         raise NotImplementedError
 
-    def _fan_in(self) -> int:
-        return self.weight[0].numel()
-
-    def _column_split(self) -> tuple[int, int] | None:
-        """How the columns are made of two axes, for Kronecker factors."""
-        return None
-
     def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None, *args) -> Tensor:
         """The torch layer with this weight and bias."""
         raise NotImplementedError
@@ -104,13 +98,17 @@ class BayesianLayer(nn.Module):
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # The pruning of a model is that of its checkpoint, masked or not.
+        # A checkpoint of this layer says whether it is pruned; one of a torch layer, or of other layers, does not.
         mask = state_dict.get(prefix + "weight_mask")
         if mask is not None and self.weight_mask is None:
             self.weight_mask = torch.ones_like(self.weight)
-        elif mask is None:
+        elif mask is None and any(key.startswith(prefix + "posterior.") for key in state_dict):
             self.weight_mask = None
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict:
+        # A copy or a pickle made inside a context must not stay in it.
+        return {**self.__dict__, "_sampling": False, "_frozen": None}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, estimator={self.estimator!r}"
@@ -122,7 +120,28 @@ def _full_precision(weight: Tensor):
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
-def check_layer_arguments(posterior, prior, estimator: str, **sizes: int) -> None:
+def build_parts(weight: Tensor, posterior, prior) -> tuple[priors.PriorModule, posteriors.Posterior]:
+    """The prior and posterior modules for a layer's ``weight``; ``None`` is the default of each."""
+    matrix = weight.flatten(1)
+    options = {"device": weight.device, "dtype": weight.dtype}
+    shape = (matrix.shape[0], matrix.shape[1])
+    made_prior = (prior or priors.Normal()).build(shape, **options)
+    made_posterior = (posterior or posteriors.MatrixNormal()).build(shape, split=column_split(weight), **options)
+    made_posterior.set_scale_(initial_scale(weight))
+    return made_prior, made_posterior
+
+
+def initial_scale(weight: Tensor) -> float:
+    """The posterior standard deviation to start with (see :class:`BayesianLayer`); fan_in as torch has it."""
+    return INITIAL_RATIO / (3 * weight[0].numel()) ** 0.5
+
+
+def column_split(weight: Tensor) -> tuple[int, int] | None:
+    """How the columns are made of two axes, (channels, kernel positions), for Kronecker factors."""
+    return (weight.shape[1], weight[0, 0].numel()) if weight.dim() > 2 else None
+
+
+def check_layer_arguments(posterior, prior, estimator: str | None, **sizes: int) -> None:
     """Raise for anything a Bayesian layer cannot be built from, before it is built."""
     for name, size in sizes.items():
         positive_int(name, size)
@@ -130,4 +149,5 @@ def check_layer_arguments(posterior, prior, estimator: str, **sizes: int) -> Non
         instance("posterior", posterior, posteriors.Family)
     if prior is not None:
         instance("prior", prior, priors.Prior)
-    one_of("estimator", estimator, ("local", "weight"))
+    if estimator is not None:
+        one_of("estimator", estimator, ("local", "weight"))

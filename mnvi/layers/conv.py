@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import positive_int
-from .base import BayesianLayer, check_layer_arguments
+from .base import BayesianLayer, build_parts, check_layer_arguments
 
 
 class _MNConvNd(BayesianLayer):
@@ -29,20 +29,19 @@ class _MNConvNd(BayesianLayer):
         >>> loss = F.mse_loss(layer(x), y) + layer.kl() / num_train
     """
 
+    default_estimator = "weight"
+
     def __init__(self, *args, posterior=None, prior=None, estimator: str = "weight", **kwargs) -> None:
         check_layer_arguments(posterior, prior, estimator)
         _check_sizes(super().__init__, args, kwargs)
         super().__init__(*args, **kwargs)
-        self._make_bayesian(posterior, prior, estimator)
+        self._make_bayesian(*build_parts(self.weight, posterior, prior), estimator)
 
     def _check_input(self, input: Tensor) -> None:
         spatial = self.weight.dim() - 2
         if input.dim() - spatial not in (1, 2) or input.shape[-spatial - 1] != self.in_channels:
             expected = f"(batch, {self.in_channels}" + ", size" * spatial + "), with or without the batch"
             raise ValueError(f"expected an input of shape {expected}, got {tuple(input.shape)}")
-
-    def _column_split(self) -> tuple[int, int]:
-        return self.weight.shape[1], self.weight[0, 0].numel()
 
     def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(input, weight, bias)  # type: ignore[operator]
@@ -62,10 +61,6 @@ class _MNConvTransposeNd(_MNConvNd):
 
     Arguments as in :class:`_MNConvNd`. Its local estimator draws all outputs independently of each other.
     """
-
-    def _fan_in(self) -> int:
-        # What torch's initialisation takes for it: the size of weight[0].
-        return self.weight[0].numel()
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As the torch layer's ``forward(input, output_size)``."""

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import BayesianLayer, check_layer_arguments
+from .base import BayesianLayer, build_parts, check_layer_arguments
 
 
 class MNLinear(BayesianLayer, nn.Linear):
@@ -38,7 +38,7 @@ class MNLinear(BayesianLayer, nn.Linear):
     ) -> None:
         check_layer_arguments(posterior, prior, estimator, in_features=in_features, out_features=out_features)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self._make_bayesian(posterior, prior, estimator)
+        self._make_bayesian(*build_parts(self.weight, posterior, prior), estimator)
 
     def _check_input(self, input: Tensor) -> None:
         if input.dim() == 0 or input.shape[-1] != self.in_features:

@@ -30,7 +30,7 @@ class Posterior(nn.Module, ABC):
         self.shape = shape
 
     @abstractmethod
-    def reset_parameters(self, scale: float) -> None:
+    def set_scale_(self, scale: float) -> None:
         """Make every weight's standard deviation (about) ``scale``."""
 
     @abstractmethod

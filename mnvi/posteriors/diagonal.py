@@ -28,7 +28,7 @@ class DiagonalPosterior(Posterior):
         self.log_scale = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
 
     @torch.no_grad()
-    def reset_parameters(self, scale: float) -> None:
+    def set_scale_(self, scale: float) -> None:
         self.log_scale.fill_(scale).log_()
 
     def draw_noise(self) -> Noise:

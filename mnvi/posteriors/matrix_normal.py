@@ -16,7 +16,7 @@ class MatrixNormal(Family):
     """W = M + A E Bᵀ with standard normal E: Cov = U ⊗ V, U = A Aᵀ over rows (outputs), V = B Bᵀ over columns (inputs).
 
     ``row`` and ``column`` describe A and B; where both are ``Identity``, every variance stays 1. Two ``Dense`` factors
-    hold n² + p² numbers. Source: Rudnev & Kropotov (2019).
+    hold about (n² + p²)/2 numbers. Source: Rudnev & Kropotov (2019).
     """
 
     row: Covariance = field(default_factory=Dense)
@@ -36,7 +36,7 @@ class MatrixNormal(Family):
 class MatrixNormalPosterior(Posterior):
     """Cov = (A Aᵀ) ⊗ (B Bᵀ) with factors A = ``row`` and B = ``column``.
 
-    (c·A, B/c) is the same posterior. ``reset_parameters`` gives both factors the same scale and ``balance_`` does so at
+    (c·A, B/c) is the same posterior. ``set_scale_`` gives both factors the same scale and ``balance_`` does so at
     any later time, without changing the distribution.
     """
 
@@ -47,10 +47,10 @@ class MatrixNormalPosterior(Posterior):
         self.row = row.build(shape[0], device=device, dtype=dtype)
         self.column = column.build(shape[1], split=split, device=device, dtype=dtype)
 
-    def reset_parameters(self, scale: float) -> None:
+    def set_scale_(self, scale: float) -> None:
         factors = [factor for factor in (self.row, self.column) if factor.has_scale]
         for factor in factors:
-            factor.reset_parameters(scale ** (1 / len(factors)))
+            factor.set_scale_(scale ** (1 / len(factors)))
 
     @torch.no_grad()
     def balance_(self) -> None:

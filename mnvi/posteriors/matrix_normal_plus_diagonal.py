@@ -59,10 +59,10 @@ class MatrixNormalPlusDiagonalPosterior(Posterior):
         self.matrix_normal = part.build(shape, split=split, device=device, dtype=dtype)
         self.diagonal = Diagonal().build(shape, device=device, dtype=dtype)
 
-    def reset_parameters(self, scale: float) -> None:
+    def set_scale_(self, scale: float) -> None:
         total = (1 + self.ratio**2) ** 0.5
-        self.matrix_normal.reset_parameters(scale * self.ratio / total)
-        self.diagonal.reset_parameters(scale / total)
+        self.matrix_normal.set_scale_(scale * self.ratio / total)
+        self.diagonal.set_scale_(scale / total)
 
     def balance_(self) -> None:
         """As :meth:`MatrixNormalPosterior.balance_`, for the matrix-normal part."""

@@ -21,7 +21,7 @@ class MatrixNormal(Prior):
         scale_tril_column: lower Cholesky factor of V₁, shape (p, p).
 
     Example:
-        >>> task = layer.distribution()  # the posterior of one task is the prior of the next
+        >>> task = layer.distribution()  # of a matrix-normal layer: the posterior of one task is the next one's prior
         >>> prior = mnvi.priors.MatrixNormal(task.loc, task.scale_tril_row, task.scale_tril_column)
     """
 

@@ -30,6 +30,10 @@ class Normal(Prior):
             finite("scale", self.scale, positive=True)
         elif self.scale is not None:
             positive_float("scale", self.scale)
+            if not 1e-18 < self.scale < 1e18:
+                raise ValueError(
+                    f"scale must lie between 1e-18 and 1e18, whose squares float32 holds; got {self.scale}"
+                )
 
     def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> PriorModule:
         if self.scale is None:

@@ -50,7 +50,7 @@ def compact(model: nn.Module) -> nn.Sequential:
         >>> small = mnvi.sparsity.compact(model)
         >>> torch.testing.assert_close(small(x), model.eval()(x))
     """
-    head, chained = sections(chain(model))
+    head, chained = sections(chain(copy.deepcopy(model)))  # a traced forward may leave its proxies on the model
     inputs = _inputs(chained)
     keeps = _keeps(chained, inputs)
     return nn.Sequential(*map(copy.deepcopy, head), *_modules(chained, inputs, keeps)).eval()

@@ -66,7 +66,7 @@ def as_module(node: Node, source: Node) -> nn.Module | None:
     if node.args[:1] != (source,):
         return None
     if node.target in _RESHAPES:
-        return nn.Flatten() if _flattens(node, source) else None
+        return _flatten(node, source)
     kind = (_METHODS if node.op == "call_method" else _FUNCTIONS).get(node.target)  # type: ignore[arg-type, union-attr]
     if kind is None or node.all_input_nodes != [source]:
         return None
@@ -102,10 +102,14 @@ def _is_first(node: Node, parent: Node) -> bool:
     return node.target is operator.getitem and node.args == (parent, 0)
 
 
-def _flattens(node: Node, source: Node) -> bool:
+def _flatten(node: Node, source: Node) -> nn.Flatten | None:
+    """The flatten that a view or reshape is; ``may_change_batch`` where only its input's shape tells that it is one."""
     shape = node.args[1] if len(node.args) == 2 else node.args[1:]
-    if node.kwargs or not isinstance(shape, (tuple, list)) or len(shape) != 2:
-        return False
-    batch, features = shape
-    keeps_batch = is_batch_size(batch, source) if isinstance(batch, Node) else batch == -1
-    return bool(keeps_batch) and isinstance(features, int)
+    if node.kwargs or not isinstance(shape, (tuple, list)) or len(shape) != 2 or not isinstance(shape[1], int):
+        return None
+    keeps_batch = isinstance(shape[0], Node) and is_batch_size(shape[0], source)
+    if not keeps_batch and shape[0] != -1:
+        return None
+    module: Any = nn.Flatten()
+    module.may_change_batch = not keeps_batch
+    return module

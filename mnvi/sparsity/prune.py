@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,9 @@ def prune(
     """Mask the lowest-scoring weights, rows or columns of the model's Bayesian layers in place; return the model.
 
     A dropped weight is 0 in every later mean, draw and export (``layer.weight_mask``), and its mean is set to 0. Biases
-    stay. What was pruned before stays pruned. A layer that loses nothing is not touched; a shared layer counts once.
+    stay. What was pruned before stays pruned. A layer that loses nothing is not touched; a shared layer
+    counts once. A pruned layer draws one weight a call, whatever its estimator: what is left of its deviation has no
+    factors any more.
 
     Args:
         threshold: drop what scores below it; finite, ≥ 0.
@@ -62,7 +65,7 @@ def _check_amount(threshold: float | None, fraction: float | None) -> None:
     if (threshold is None) == (fraction is None):
         raise ValueError(f"give either threshold or fraction, got threshold={threshold} and fraction={fraction}")
     name, value = ("threshold", threshold) if fraction is None else ("fraction", fraction)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be finite and at least 0, got {value}")
@@ -112,6 +115,7 @@ def _lowest(scores: list[Tensor], fraction) -> list[Tensor]:
 
 
 def _drop(layer: BayesianLayer, drop: Tensor) -> None:
-    mask = (~drop).to(layer.weight.dtype)
-    layer.weight_mask = mask if layer.weight_mask is None else layer.weight_mask * mask
+    with torch.inference_mode(False):  # a mask made in inference mode could not take part in training again
+        mask = (~drop).to(layer.weight.dtype)
+        layer.weight_mask = mask if layer.weight_mask is None else layer.weight_mask * mask
     layer.weight.masked_fill_(drop, 0)

@@ -95,7 +95,10 @@ def sections(links: list[Link]) -> tuple[list[nn.Module], list[Section]]:
     found = []
     for start, stop in zip(places, [*places[1:], len(links)], strict=True):
         following = Section(*links[stop]) if stop < len(links) else None
-        found.append(_section(Section(*links[start], tuple(links[start + 1 : stop])), following))
+        section = Section(*links[start], tuple(links[start + 1 : stop]))
+        if not section.dims and any(getattr(link.module, "may_change_batch", False) for link in section.between):
+            raise ValueError(f"a view after {section} may change the batch; write flatten(1) to have it compacted")
+        found.append(_section(section, following))
     return [link.module for link in links[: places[0]]], found
 
 
