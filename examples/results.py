@@ -85,7 +85,8 @@ def write(folder: Path, result: dict, stages: dict[str, nn.Module]) -> None:
 def _title(result: dict) -> str:
     settings, names = result["settings"], {"mlp": "MLP", "lenet5": "LeNet-5", "vgg": "VGG-like"}
     model, posterior, prior = (settings[key] for key in ("model", "posterior", "prior"))
-    acronyms = [word if word in ("diagonal", "normal") else word.upper() for word in (posterior, prior)]
+    words = {"mn": "matrix-normal", "mn+diagonal": "matrix-normal + diagonal", "ard": "ARD", "group-ard": "group-ARD"}
+    acronyms = [words.get(word, word) for word in (posterior, prior)]
     return "{}, {}, {} posterior, {} prior".format(result["data"]["title"], names[model], *acronyms)
 
 

@@ -54,7 +54,7 @@ class Settings:
     validation: int = option(None, "training images held out (default: 137 for digits, else 5000)")
     limit: int | None = option(None, "train on only the first so many images")
     seed: int = option(0, "of initial weights, noise and the order of the images")
-    threads: int = option(2, "CPU threads")
+    threads: int = option(None, "CPU threads (default: 1 for digits, else 2)")
     # What follows is used after training.
     threshold: float | None = option(None, "prune below this ratio of mean to deviation (default: by held-out images)")
     tolerance: float = option(None, "held-out accuracy pruning may cost (default: 1 point for digits, else 0.2)")
@@ -73,8 +73,8 @@ class Settings:
 
 
 DEFAULTS = {
-    "digits": {"batch_size": 32, "validation": 137, "tolerance": 1.0, "hold_tolerance": 2.0},
-    "others": {"batch_size": 128, "validation": 5000, "tolerance": 0.2, "hold_tolerance": 1.0},
+    "digits": {"threads": 1, "batch_size": 32, "validation": 137, "tolerance": 1.0, "hold_tolerance": 2.0},
+    "others": {"threads": 2, "batch_size": 128, "validation": 5000, "tolerance": 0.2, "hold_tolerance": 1.0},
 }
 COUNTS = ("epochs", "batch_size", "validation", "limit", "samples", "threads")
 LIMITS = {
@@ -147,6 +147,8 @@ def train(
         checkpoint.unlink(missing_ok=True)
     progress = checkpoints.resume(checkpoint, parts, fixed) or {"history": [], "seconds": 0.0}
     history = progress["history"]
+    if history:
+        print(f"continuing {checkpoint} at epoch {len(history)} of {settings.epochs}; --restart begins anew")
     with tqdm(total=total, initial=total * len(history) // settings.epochs, mininterval=0.2) as bar:
         for epoch in range(len(history), settings.epochs):
             start = time.perf_counter()
@@ -197,3 +199,5 @@ if __name__ == "__main__":
         main()
     except (ValueError, OSError) as error:
         raise SystemExit(f"sparsify.py: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; give the same command again to continue") from None

@@ -34,5 +34,7 @@ def instance(name: str, value: Any, kind: type) -> Any:
     """Return ``value`` if it is an instance of ``kind``, else raise TypeError naming both."""
     if not isinstance(value, kind):
         hint = f"; did you mean {value.__name__}()?" if isinstance(value, type) and issubclass(value, kind) else ""
-        raise TypeError(f"{name} must be a {kind.__module__}.{kind.__name__}, got {value!r}{hint}")
+        module = kind.__module__.removesuffix(".base")
+        examples = ", ".join(f"{module}.{each.__name__}()" for each in kind.__subclasses__()[:2])
+        raise TypeError(f"{name} must be an object such as {examples}, got {value!r}{hint}")
     return value

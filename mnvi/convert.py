@@ -57,6 +57,8 @@ def to_bayesian(
         UserWarning: a layer's covariance factors will take more than 32 MiB, with the amount.
     """
     check_layer_arguments(posterior, prior, estimator)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module object, got {model!r}")
     posterior = posterior or posteriors.MatrixNormal()
     chosen = _choose(model, _names(skip), None if only is None else _names(only))
     for layer, name in chosen.items():

@@ -582,7 +582,7 @@ GAPS = {
     "identity-rows": (MatrixNormal(row=mnvi.covariance.Identity()), 0.0, 0.01),
     "diagonal": (mnvi.posteriors.Diagonal(), 0.1, 100.0),
     "diagonal-factors": (MatrixNormal(Diagonal(), Diagonal()), 0.1, 100.0),
-    "sum": (mnvi.posteriors.MatrixNormalPlusDiagonal(), 0.0, 0.01),
+    "sum": (mnvi.posteriors.MatrixNormalPlusDiagonal(ratio=0.1), 0.0, 0.01),
 }
 
 

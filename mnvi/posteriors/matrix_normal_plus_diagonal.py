@@ -25,13 +25,14 @@ class MatrixNormalPlusDiagonal(Family):
       knowing the past of both parts cannot raise a variance.
     - Minkowski's determinant inequality otherwise (``LowRank``): d·log(e^{log|U⊗V|/d} + e^{Σ log s²/d}), d = n·p.
 
-    ``ratio``: the initial scale of the matrix-normal part relative to the diagonal part. Small, so that single weights
-    find their own scales first and correlations come in where they pay.
+    ``ratio``: the initial scale of the matrix-normal part relative to the diagonal part. Small, since the scale
+    u_i·v_j, a product of two parameters, grows at twice the rate of s_ij; single weights find their own scales first
+    and correlations come in where they pay (README, 'Which family').
     """
 
     row: Covariance = field(default_factory=Dense)
     column: Covariance = field(default_factory=Dense)
-    ratio: float = 0.1
+    ratio: float = 0.01
 
     def __post_init__(self) -> None:
         instance("row", self.row, Covariance)

@@ -78,7 +78,8 @@ def _layers_to_prune(model: nn.Module, skip: tuple[str, ...]) -> list[tuple[str,
     for name in skip:
         if name not in names:
             raise ValueError(
-                f"the model has no module named {name!r}; it has {', '.join(filter(None, names)) or 'none'}"
+                f"the model has no module named {name!r}; its Bayesian layers are "
+                f"{', '.join(repr(layer) for layer, _ in bayesian_layers(model)) or 'none'}"
             )
     skipped = {module for name in skip for module in names[name].modules()}
     layers = [(name, layer) for name, layer in bayesian_layers(model) if layer not in skipped]
