@@ -172,7 +172,7 @@ def show(title: str, results: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=100, help="rounds of the MLP; the VGG gets a tenth")
+    parser.add_argument("--rounds", type=int, default=100, help="rounds of the MLP; the VGG gets a quarter")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", help="also write the results here")
     args = parser.parse_args()
@@ -182,7 +182,7 @@ def main() -> None:
     del del_me
     results = {"mlp": measure(mlp_contenders(), torch.randn(128, 784), args.rounds)}
     show("MLP 784-400-400-10, batch 128, forward and backward", results["mlp"])
-    results["vgg"] = measure(vgg_contenders(), torch.randn(128, 3, 32, 32), max(5, args.rounds // 10))
+    results["vgg"] = measure(vgg_contenders(), torch.randn(128, 3, 32, 32), max(5, args.rounds // 4))
     show("VGG-like net, batch 128, forward and backward", results["vgg"])
     if args.json:
         setting = {
