@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import metadata
 
 import torch
 import torch.nn.functional as F
@@ -164,6 +165,15 @@ def measure(contenders: dict[str, tuple[nn.Module, Loss]], x: Tensor, rounds: in
     }
 
 
+def versions() -> dict[str, str]:
+    """Of torch and of the peers that are installed."""
+    found = {}
+    for name in ("torch", "bayesian-torch", "blitz-bayesian-pytorch", "pyro-ppl"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def show(title: str, results: dict[str, dict[str, float]]) -> None:
     print(f"\n{title}\n{'':36s}{'median ms':>10s}{'fastest':>10s}{'ratio':>8s}")
     for name, row in results.items():
@@ -174,23 +184,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=100, help="rounds of the MLP; the VGG gets a quarter")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="of the MLPs, time only nn.Linear and those whose name holds this")
     parser.add_argument("--json", help="also write the results here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     del_me = torch.zeros(30 * 2**18)
     del del_me
-    results = {"mlp": measure(mlp_contenders(), torch.randn(128, 784), args.rounds)}
+    contenders = mlp_contenders()
+    chosen = {name: value for name, value in contenders.items() if args.only in name or name == "nn.Linear"}
+    results = {"mlp": measure(chosen, torch.randn(128, 784), args.rounds)}
     show("MLP 784-400-400-10, batch 128, forward and backward", results["mlp"])
     results["vgg"] = measure(vgg_contenders(), torch.randn(128, 3, 32, 32), max(5, args.rounds // 4))
     show("VGG-like net, batch 128, forward and backward", results["vgg"])
     if args.json:
-        setting = {
-            "threads": args.threads,
-            "rounds": args.rounds,
-            "torch": torch.__version__,
-            "cpu": platform.machine(),
-        }
+        setting = {"threads": args.threads, "rounds": args.rounds, "cpu": platform.machine(), "versions": versions()}
         with open(args.json + ".tmp", "w") as file:
             json.dump({"setting": setting, "results": results}, file, indent=1)
         os.replace(args.json + ".tmp", args.json)
