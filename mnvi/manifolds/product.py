@@ -1,0 +1,106 @@
+"""The product of manifolds: one point of each."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .base import Manifold, Point, Size
+
+
+class Product(Manifold):
+    """Points of several manifolds together, with the sum of their inner products.
+
+    A point is the tuple of all their tensors, in order: of ``Product(Stiefel(), Kronecker())`` it is (Q, X, Y).
+    ``exp``, ``log`` and ``dist`` work where all of them have one.
+
+    Args:
+        manifolds: two or more manifolds.
+
+    Example:
+        >>> manifold = Product(Stiefel(), SPD())
+        >>> q, s = manifold.random((5, 3), (4, 4))
+    """
+
+    def __init__(self, *manifolds: Manifold) -> None:
+        if len(manifolds) < 2 or not all(isinstance(each, Manifold) for each in manifolds):
+            raise TypeError(f"Product needs two or more manifolds, got {manifolds!r}")
+        self._parts = manifolds
+        self.num_tensors = sum(each.num_tensors for each in manifolds)
+        self.constant_norm = all(each.constant_norm for each in manifolds)
+        self.order = min(each.order for each in manifolds)
+
+    def check_shape(self, *shapes: Size) -> None:
+        if len(shapes) != self.num_tensors:
+            raise ValueError(f"a point of {self} is a tuple of {self.num_tensors} tensors, got {len(shapes)}")
+        for part, piece in zip(self._parts, self._cut(shapes), strict=True):
+            part.check_shape(*(piece if part.num_tensors > 1 else (piece,)))
+
+    def check(self, x: Point) -> None:
+        self.check_shape(*(tuple(each.shape) for each in x))
+        for part, piece in zip(self._parts, self._cut(x), strict=True):
+            part.check(piece)
+
+    def project(self, x: Point) -> Point:
+        return self._map(lambda part, x: part.project(x), x)
+
+    def tangent(self, x: Point, v: Point) -> Point:
+        return self._map(lambda part, x, v: part.tangent(x, v), x, v)
+
+    def inner(self, x: Point, u: Point, v: Point) -> Tensor:
+        return self._sum(lambda part, x, u, v: part.inner(x, u, v), x, u, v)
+
+    def rgrad(self, x: Point, euclidean_grad: Point) -> Point:
+        return self._map(lambda part, x, g: part.rgrad(x, g), x, euclidean_grad)
+
+    def retract(self, x: Point, v: Point) -> Point:
+        return self._map(lambda part, x, v: part.retract(x, v), x, v)
+
+    def transport(self, x: Point, y: Point, v: Point) -> Point:
+        return self._map(lambda part, x, y, v: part.transport(x, y, v), x, y, v)
+
+    def residual(self, x: Point) -> Tensor:
+        return self._sum(lambda part, x: part.residual(x), x)
+
+    def random(self, *shape, generator: torch.Generator | None = None, dtype=None, device=None) -> Point:
+        """One shape for each tensor, as in ``random((5, 3), (4, 4))``."""
+        if len(shape) != self.num_tensors:
+            raise ValueError(f"random of {self} needs {self.num_tensors} shapes, one for each tensor, got {len(shape)}")
+        options = {"generator": generator, "dtype": dtype, "device": device}
+        return self._map(lambda part, shape: part.random(*shape, **options), shape)
+
+    def exp(self, x: Point, v: Point) -> Point:
+        return self._map(lambda part, x, v: part.exp(x, v), x, v)
+
+    def log(self, x: Point, y: Point) -> Point:
+        return self._map(lambda part, x, y: part.log(x, y), x, y)
+
+    def dist(self, x: Point, y: Point) -> Tensor:
+        return self._sum(lambda part, x, y: part.dist(x, y).square(), x, y).sqrt()
+
+    def squared_norm(self, x: Point, v: Point) -> Point:
+        return self._map(lambda part, x, v: part.squared_norm(x, v), x, v)
+
+    def norm_grad(self, x: Point) -> Point:
+        return self._map(lambda part, x: part.norm_grad(x), x)
+
+    def _cut(self, x: Point) -> list[Point]:  # the tuple's pieces, each as its own manifold wants it
+        pieces, start = [], 0
+        for part in self._parts:
+            stop = start + part.num_tensors
+            pieces.append(x[start] if part.num_tensors == 1 else tuple(x[start:stop]))
+            start = stop
+        return pieces
+
+    def _each(self, function: Callable, *points: Point) -> list:
+        return [function(*each) for each in zip(self._parts, *map(self._cut, points), strict=True)]
+
+    def _map(self, function: Callable, *points: Point) -> Point:
+        results = self._each(function, *points)
+        return tuple(t for each in results for t in (each if isinstance(each, tuple) else (each,)))
+
+    def _sum(self, function: Callable, *points: Point) -> Tensor:
+        return torch.stack(self._each(function, *points)).sum(0)
+
+    def __repr__(self) -> str:
+        return f"Product({', '.join(map(repr, self._parts))})"
