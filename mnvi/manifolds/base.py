@@ -22,8 +22,8 @@ class Manifold(ABC):
     - ``tangent(x, .)`` is linear, idempotent, and self-adjoint under ``inner(x, ., .)``;
     - ``inner(x, rgrad(x, g), v)`` is Σ g∘v (real part of conj(g)∘v), the derivative along v of the function that g
       is the gradient of;
-    - ``retract(x, 0)`` is x and the derivative of ``retract(x, t·v)`` at t = 0 is v; the distance of ``retract(x, t·v)``
-      from the geodesic is O(t^(``order`` + 1));
+    - ``retract(x, 0)`` is x and the derivative of ``retract(x, t·v)`` at t = 0 is v; its distance from
+      the geodesic is O(t^(``order`` + 1));
     - ``transport(x, y, v)`` is tangent at y and linear in v, and ``transport(x, x, v)`` is v.
 
     Where they are known in closed form there are also ``exp(x, v)``, the geodesic from x with velocity v at time 1,
