@@ -5,7 +5,20 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mnvi.manifolds import Euclidean, Manifold
+from mnvi.manifolds import (
+    SPD,
+    CholeskySPD,
+    Euclidean,
+    Grassmann,
+    Kronecker,
+    Manifold,
+    Orthogonal,
+    Product,
+    SPDKronecker,
+    SpecialOrthogonal,
+    Stiefel,
+    Unitary,
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +35,69 @@ class Case:
     options: dict = field(default_factory=dict)  # tolerances that a row may loosen, and why
 
 
+def gram(a):
+    return a @ a.mT
+
+
+def kron(x):
+    return torch.einsum("...ij,...kl->...ikjl", *x).flatten(-4, -3).flatten(-2, -1)
+
+
+def kron_gram(x):
+    return kron((gram(x[0]), gram(x[1])))
+
+
+def every(x):
+    return torch.cat([x[0].flatten(-2), kron(x[1:]).flatten(-2)], -1)
+
+
+def flat(x):
+    return torch.cat([each.flatten(-2) for each in x], -1)
+
+
+NOT_SQUARE = ((3,), (3, 4), (0, 0))
+
 MANIFOLDS = {
     "euclidean": Case(Euclidean(), (4, 3), bad_shapes=()),
+    "spd-affine-invariant": Case(SPD(), (4, 4), bad_shapes=NOT_SQUARE),
+    "spd-log-euclidean": Case(SPD("log-euclidean"), (4, 4), bad_shapes=NOT_SQUARE),
+    "spd-bures-wasserstein": Case(SPD("bures-wasserstein"), (4, 4), bad_shapes=NOT_SQUARE),
+    "spd-euclidean": Case(SPD("euclidean"), (4, 4), bad_shapes=NOT_SQUARE),
+    "spd-scalar": Case(SPD(), (1, 1)),
+    "cholesky-spd": Case(CholeskySPD(), (4, 4), gram, bad_shapes=NOT_SQUARE),
+    "kronecker": Case(Kronecker(), ((4, 3), (2, 5)), kron, bad_shapes=((3, 3), ((3,), (3, 3)), ((2, 3, 3), (3, 3)))),
+    "spd-kronecker": Case(SPDKronecker(), ((3, 3), (2, 2)), kron_gram, bad_shapes=((3, 3), ((3, 3), (3, 4)))),
+    "product": Case(Product(SPD(), Kronecker()), ((3, 3), (2, 3), (2, 2)), every, bad_shapes=((3, 3),)),
+}
+
+
+def projector(x):
+    return x @ x.mH
+
+
+RETRACTIONS = ("qr", "cayley", "polar", "exp")
+THIN = ((3,), (3, 4), (2, 3, 4), (0, 0))  # too few sizes, or fewer rows than columns
+
+MANIFOLDS |= {
+    f"stiefel-{metric}-{retraction}-{n}x{p}": Case(
+        Stiefel(metric, retraction), (n, p), closed=("exp",), bad_shapes=THIN
+    )
+    for metric in ("canonical", "euclidean")
+    for retraction in RETRACTIONS
+    for n, p in ((5, 3), (5, 4), (4, 4), (5, 1))
+}
+MANIFOLDS |= {
+    f"{group.__name__}-{retraction}": Case(
+        group(retraction), (n, n), bad_shapes=NOT_SQUARE, dtype=torch.complex128 if group is Unitary else torch.float64
+    )
+    for group, n in ((Orthogonal, 4), (SpecialOrthogonal, 3), (Unitary, 3))
+    for retraction in RETRACTIONS
+}
+MANIFOLDS |= {
+    f"grassmann-{n}x{p}": Case(Grassmann(), (n, p), projector, bad_shapes=THIN) for n, p in ((6, 3), (5, 4), (5, 1))
+}
+MANIFOLDS |= {
+    "stiefel-complex": Case(Stiefel(), (5, 3), closed=("exp",), dtype=torch.complex128),
+    "grassmann-complex": Case(Grassmann(), (5, 2), projector, dtype=torch.complex128),
+    "product-mixed": Case(Product(Stiefel(), SPD()), ((4, 2), (3, 3)), closed=("exp",), dense=flat),
 }

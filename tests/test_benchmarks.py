@@ -1,4 +1,4 @@
-"""The benchmark runs; what it measures is not asserted."""
+"""The benchmarks run; what they measure is not asserted."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import layers
+import manifolds
 
 
 def test_benchmark_of_the_layers_runs():
@@ -19,3 +20,12 @@ def test_benchmark_of_the_layers_runs():
 def test_vgg_is_the_published_one():
     model, _ = layers.vgg_contenders()["nn.Conv2d"]
     assert sum(p.numel() for p in model.parameters() if p.dim() > 1) == 62_270
+
+
+def test_benchmark_of_the_manifolds_runs(monkeypatch, capsys):
+    monkeypatch.setattr(manifolds, "SHAPES", [(8, 3)])
+    results = manifolds.tables(rounds=1, seconds=1, only="")
+    assert len(results) == 6
+    for table in results.values():
+        assert next(iter(table.values()))["ratio"] == 1
+    assert manifolds.drift(manifolds.Stiefel(), 100, steps=150)["largest"] < 1e-5

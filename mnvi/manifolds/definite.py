@@ -1,0 +1,91 @@
+"""What keeps the result of a step positive definite, however long the step.
+
+Three guards, none of which touches a step of ordinary length: ``shorten`` cuts a step whose numbers would drown the
+point's in rounding, ``one_plus`` bends I + W before an eigenvalue reaches 0, and ``floored`` raises the eigenvalues
+that rounding cannot tell from 0.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import spectral
+from .base import Point, sym, tensors
+
+
+def reach(dtype: torch.dtype) -> float:
+    """eps^-½, the factor by which one step may change a point: 2.9·10³ in float32, 6.7·10⁷ in float64."""
+    return torch.finfo(dtype).eps ** -0.5
+
+
+def shorten(x: Point, v: Point) -> Point:
+    """``v``, multiplied by one number ≤ 1 so that no entry exceeds ``reach`` times the largest of ``x``.
+
+    An infinite entry, a step that has overflowed already, counts as the largest finite number.
+    """
+    finite = [each.clamp(torch.finfo(each.dtype).min, torch.finfo(each.dtype).max) for each in tensors(v)]
+    scales = [shrinkage(each, reach(p.dtype) * largest(p)) for p, each in zip(tensors(x), finite, strict=True)]
+    scale = torch.stack(scales).amin(0)
+    return tuple(each * scale for each in finite) if isinstance(v, tuple) else finite[0] * scale
+
+
+def shrinkage(v: Tensor, bound: Tensor) -> Tensor:
+    """The number ≤ 1 that takes every entry of ``v`` within ``bound``: 1 exactly, of slope 0, if they are already."""
+    return bound / torch.maximum(bound, largest(v))
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest magnitude of an entry, shape (..., 1, 1)."""
+    return x.abs().amax((-2, -1), keepdim=True)
+
+
+def one_plus(w: Tensor) -> Tensor:
+    """I + W for symmetric W ≥ −½; beyond that its eigenvalues 1 + λ give way to :func:`spectral.bend`, always > 0."""
+    identity = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
+    straight = definite(w + identity / 2)
+    return replace(w + identity, ~straight, lambda w: spectral.apply(spectral.bend, w), w)
+
+
+def definite(s: Tensor) -> Tensor:
+    """Whether a symmetric matrix has a Cholesky factor, of the batch's shape."""
+    with torch.no_grad():
+        return torch.linalg.cholesky_ex(s).info == 0
+
+
+def safely_definite(s: Tensor) -> Tensor:
+    """Whether the smallest eigenvalue is above :func:`floor` times the largest, or a little more."""
+    with torch.no_grad():
+        size = s.abs().sum(-1).amax(-1)  # no smaller than the largest eigenvalue
+        identity = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
+        return definite(s - (floor(s) * size)[..., None, None] * identity)
+
+
+def floored(s: Tensor) -> Tensor:
+    """The symmetric matrix S with every eigenvalue raised to :func:`floor` times the largest magnitude."""
+    return sym(spectral.apply(_raise_to_floor, s))
+
+
+def ensure_definite(s: Tensor) -> Tensor:
+    """S where it is safely definite, else ``floored``."""
+    return replace(s, ~safely_definite(s), floored, s)
+
+
+def replace(x: Tensor, where: Tensor, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    """``x`` with the matrices ``where`` a condition holds replaced by ``function`` of the arguments' matrices there."""
+    if not where.any():
+        return x
+    x = x.clone()
+    x[where] = function(*(each[where] for each in arguments))
+    return x
+
+
+def floor(s: Tensor) -> float:
+    """The least condition that a Cholesky factorisation in the matrix's precision needs: n·eps, n at least 10."""
+    return max(s.shape[-1], 10) * torch.finfo(s.dtype).eps
+
+
+def _raise_to_floor(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+    size = eigenvalues.abs().amax(-1, keepdim=True)
+    size = torch.where(size == 0, 1.0, size)  # the zero matrix has no scale of its own
+    return spectral.clamp(eigenvalues, floor(eigenvalues) * size, size)

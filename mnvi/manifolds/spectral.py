@@ -1,0 +1,105 @@
+"""Functions of symmetric matrices through their eigenvalues, with derivatives that hold where eigenvalues coincide.
+
+f(S) = Q f(Λ) Qᵀ for S = Q Λ Qᵀ, and its derivative along U is Q (K ∘ QᵀUQ) Qᵀ with the divided differences
+K_ij = (f(λ_i) − f(λ_j)) / (λ_i − λ_j), f′(λ_i) where λ_i = λ_j (Daleckii & Krein, 1965; Higham, 'Functions of
+Matrices', 2008, theorem 3.11). A scalar function here takes eigenvalues (..., n) and returns f(λ), shape (..., n), and
+K, shape (..., n, n).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+Scalar = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class _Apply(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(s: Tensor, function: Scalar) -> tuple[Tensor, Tensor, Tensor]:
+        eigenvalues, q = torch.linalg.eigh(s)
+        values, quotients = function(eigenvalues)
+        return (q * values.unsqueeze(-2)) @ q.mT, q, quotients
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        _, q, quotients = output
+        ctx.mark_non_differentiable(q, quotients)
+        ctx.save_for_backward(inputs[0], q, quotients)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_):  # type: ignore[override]
+        s, q, quotients = ctx.saved_tensors
+        return _Once.apply(sandwich(q, quotients, (grad + grad.mT) / 2), s), None
+
+
+class _Once(Function):
+    """The first derivative, with an error where torch's ``once_differentiable`` can leave a second one out silently."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(derivative: Tensor, s: Tensor) -> Tensor:
+        return derivative.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        raise RuntimeError("functions of symmetric matrices on manifolds can be differentiated once, not twice")
+
+
+def apply(function: Scalar, s: Tensor) -> Tensor:
+    """f(S) for symmetric S, shape (..., n, n); differentiable once, whatever the eigenvalues."""
+    return _Apply.apply(s, function)[0]
+
+
+def sandwich(q: Tensor, k: Tensor, u: Tensor) -> Tensor:
+    """Q (K ∘ QᵀUQ) Qᵀ."""
+    return q @ (k * (q.mT @ u @ q)) @ q.mT
+
+
+def exp(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+    low, gap, equal = _pairs(eigenvalues)
+    return eigenvalues.exp(), low.exp() * (torch.expm1(gap) / gap).masked_fill(equal, 1)
+
+
+def log(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+    low, gap, equal = _pairs(eigenvalues)
+    return eigenvalues.log(), torch.where(equal, 1 / low, torch.log1p(gap / low) / gap)
+
+
+def clamp(eigenvalues: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Between bounds of shape (..., 1)."""
+    values = eigenvalues.clamp(low, high)
+    return values, _quotients(eigenvalues, values, (eigenvalues == values).to(values.dtype))
+
+
+def bend(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+    """χ(λ) = 1 + λ for λ ≥ −½ and −1/(4λ) below: positive everywhere, increasing, with a continuous derivative."""
+    negative = eigenvalues.clamp(max=-0.5)
+    values = torch.where(eigenvalues < -0.5, -0.25 / negative, 1 + eigenvalues)
+    return values, _quotients(eigenvalues, values, 0.25 / negative.square())
+
+
+def _pairs(eigenvalues: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each pair the smaller one, their gap (1 where it is 0, so that nothing divides by 0), and where it is 0."""
+    a, b = eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2)
+    equal = a == b
+    return torch.minimum(a, b), (a - b).abs().masked_fill(equal, 1), equal
+
+
+def _quotients(eigenvalues: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
+    """Divided differences from the values, or the mean slope where eigenvalues are too near for that."""
+    gap = eigenvalues.unsqueeze(-1) - eigenvalues.unsqueeze(-2)
+    size = eigenvalues.abs().amax(-1, keepdim=True).unsqueeze(-1)
+    near = gap.abs() <= torch.finfo(gap.dtype).eps ** 0.5 * size
+    difference = values.unsqueeze(-1) - values.unsqueeze(-2)
+    mean_slope = (slopes.unsqueeze(-1) + slopes.unsqueeze(-2)) / 2
+    return torch.where(near, mean_slope, difference / gap.masked_fill(near, 1))

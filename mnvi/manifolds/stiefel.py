@@ -1,0 +1,85 @@
+"""The Stiefel manifold: matrices with orthonormal columns."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..checks import one_of
+from . import orthonormal
+from .base import Manifold, Size, real_inner
+from .polar import polar_factor
+
+BETA = {"canonical": 0.5, "euclidean": 1.0}  # of the family of metrics in orthonormal.geodesic
+ORDER = {("canonical", "cayley"): 2, ("euclidean", "polar"): 2}  # 1 for the others, ∞ for the exponential
+
+
+class Stiefel(Manifold):
+    """The x of shape (n, p), n ≥ p, with xᴴx = I; v is tangent where xᴴv is skew-Hermitian. Real or complex.
+
+    Args:
+        metric: ``"canonical"``, ⟨u, v⟩ = Re tr uᴴ(I − ½xxᴴ)v, which counts every degree of freedom once, or
+            ``"euclidean"``, Re tr uᴴv, that of the surrounding space, which counts those of xᴴv twice.
+        retraction: how :meth:`retract` takes a step; each takes a tangent vector and costs O(np² + p³).
+            ``"qr"``: the Q of x + v, by far the fastest, of order 1.
+            ``"cayley"``: a Cayley transform by a p×p solve, of order 2 under the canonical metric, else 1.
+            ``"polar"``: the nearest point to x + v, of order 2 under the Euclidean metric, else 1.
+            ``"exp"``: the geodesic itself.
+
+    Raises:
+        ValueError: for any other metric or retraction.
+
+    ``exp`` is known in closed form under both metrics; ``log`` and ``dist`` are not.
+    Sources: Edelman, Arias & Smith (1998), 'The Geometry of Algorithms with Orthogonality Constraints', section 2;
+    Wen & Yin (2013), 'A feasible method for optimization with orthogonality constraints'.
+
+    Example:
+        >>> manifold = Stiefel()
+        >>> x = manifold.random(64, 16)
+        >>> x = manifold.retract(x, -0.1 * manifold.rgrad(x, gradient))
+    """
+
+    constant_norm = True
+
+    def __init__(self, metric: str = "canonical", retraction: str = "qr") -> None:
+        self.metric = one_of("metric", metric, tuple(BETA))
+        self.retraction = one_of("retraction", retraction, (*orthonormal.RETRACTIONS, "exp"))
+
+    @property
+    def order(self) -> float:  # type: ignore[override]
+        return math.inf if self.retraction == "exp" else ORDER.get((self.metric, self.retraction), 1)
+
+    def check_shape(self, *shapes: Size) -> None:
+        orthonormal.check_thin(shapes, f"a point of {self}")
+
+    def project(self, x: Tensor) -> Tensor:
+        return polar_factor(x)
+
+    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        return orthonormal.tangent(x, v)
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        if self.metric == "euclidean":
+            return real_inner(u, v)
+        a = x.mH @ u
+        return real_inner(u, v) - real_inner(a, a if v is u else x.mH @ v) / 2
+
+    def rgrad(self, x: Tensor, euclidean_grad: Tensor) -> Tensor:
+        """Under the canonical metric g − x gᴴ x, under the Euclidean one the tangent part of the gradient g."""
+        if self.metric == "euclidean":
+            return self.tangent(x, euclidean_grad)
+        return (x @ -(euclidean_grad.mH @ x)).add_(euclidean_grad)
+
+    def retract(self, x: Tensor, v: Tensor) -> Tensor:
+        return self.exp(x, v) if self.retraction == "exp" else orthonormal.RETRACTIONS[self.retraction](x, v)
+
+    def residual(self, x: Tensor) -> Tensor:
+        return orthonormal.residual(x)
+
+    def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+        """A point from the uniform distribution."""
+        self.check_shape(shape)
+        return orthonormal.random(*shape, generator=generator, dtype=dtype, device=device)
+
+    def exp(self, x: Tensor, v: Tensor) -> Tensor:
+        return orthonormal.geodesic(x, v, BETA[self.metric])

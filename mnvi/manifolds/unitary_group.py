@@ -1,0 +1,102 @@
+"""What the groups of square unitary matrices share."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..checks import one_of
+from . import orthonormal
+from .base import Manifold, Size, matrix_shape, real_inner, skew
+from .polar import polar_factor
+from .skew_hermitian import identity, logarithm
+
+ORDER = {"qr": 1, "polar": 2, "cayley": 2, "exp": math.inf}
+
+
+class UnitaryGroup(Manifold):
+    """Square x of shape (n, n) with xᴴx = I; v = xA is tangent for skew-Hermitian A, and ⟨u, v⟩ = Re tr uᴴv.
+
+    The metric is invariant under products from both sides, so geodesics are x·exp(tA). The retractions are those of
+    :class:`Stiefel`; their orders are 1 for ``"qr"``, 2 for ``"polar"`` and ``"cayley"``, ∞ for ``"exp"``.
+
+    Transport is the left translation yxᴴv. It keeps lengths and angles whatever lies between x and y, where the
+    projection would shorten a momentum at every step, and costs the same two products.
+
+    Source: Edelman, Arias & Smith (1998), 'The Geometry of Algorithms with Orthogonality Constraints', section 2.2.
+    """
+
+    constant_norm = True
+    _complex = False  # the kind of numbers of a point
+
+    def __init__(self, retraction: str = "qr") -> None:
+        self.retraction = one_of("retraction", retraction, tuple(ORDER))
+
+    @property
+    def order(self) -> float:  # type: ignore[override]
+        return ORDER[self.retraction]
+
+    def check_shape(self, *shapes: Size) -> None:
+        if len(shapes) != 1:
+            raise ValueError(f"a point of {self} needs one tensor, got {len(shapes)}")
+        n, p = matrix_shape(shapes[0], f"a point of {self}")
+        if n != p:
+            raise ValueError(f"a point of {self} needs a square shape (..., n, n), got {tuple(shapes[0])}")
+
+    def check(self, x: Tensor) -> None:
+        self._check_dtype(x.dtype)
+        super().check(x)
+
+    def project(self, x: Tensor) -> Tensor:
+        return polar_factor(x)
+
+    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        return x @ skew(x.mH @ v)
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return real_inner(u, v)
+
+    def rgrad(self, x: Tensor, euclidean_grad: Tensor) -> Tensor:
+        return self.tangent(x, euclidean_grad)
+
+    def retract(self, x: Tensor, v: Tensor) -> Tensor:
+        return self.exp(x, v) if self.retraction == "exp" else orthonormal.RETRACTIONS[self.retraction](x, v)
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return y @ skew(x.mH @ v)  # skew keeps rounding from building up over many steps
+
+    def residual(self, x: Tensor) -> Tensor:
+        return orthonormal.residual(x)
+
+    def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+        """A point from the uniform (Haar) distribution."""
+        self.check_shape(shape)
+        default = torch.get_default_dtype()
+        dtype = (default.to_complex() if self._complex else default) if dtype is None else dtype
+        self._check_dtype(dtype)
+        return orthonormal.random(*shape, generator=generator, dtype=dtype, device=device)
+
+    def exp(self, x: Tensor, v: Tensor) -> Tensor:
+        return orthonormal.geodesic(x, v)
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """x·log(xᴴy) by the principal logarithm; differentiable, also at equal angles and at y = x.
+
+        At a distance δ of the largest angle from π it is right to about eps/δ.
+
+        Raises:
+            ValueError: if an angle between the points is π up to √eps, where two geodesics are shortest.
+        """
+        return x @ logarithm(x.mH @ y)
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """The root of the sum of the squared angles of xᴴy, to rounding for all angles from 0 to π."""
+        q = x.mH @ y
+        eye = identity(q)
+        # 2 sin and 2 cos of half of each angle: sorted against each other they pair up, and neither loses small values.
+        sines, cosines = torch.linalg.svdvals(q - eye), torch.linalg.svdvals(q + eye).flip(-1)
+        return torch.linalg.vector_norm(2 * torch.atan2(sines, cosines), dim=-1)
+
+    def _check_dtype(self, dtype: torch.dtype) -> None:
+        if dtype.is_complex != self._complex:
+            raise ValueError(f"a point of {self} needs {'complex' if self._complex else 'real'} numbers, got {dtype}")
