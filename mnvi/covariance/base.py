@@ -76,6 +76,21 @@ class Factor(nn.Module, ABC):
         """The lower Cholesky factor of F Fᵀ, shape (n, n)."""
         return torch.linalg.cholesky(self.covariance())
 
+    def natural_parts(self, count: int) -> list[tuple["Factor", int]]:
+        """The factors in this one that have natural-gradient steps, each with how many vectors it is the covariance of.
+
+        ``count`` is that number for this factor. Parts that are not listed are left to another optimiser.
+        """
+        return []
+
+    def whitened_gradient(self, *gradients: Tensor) -> Tensor:
+        """H = FᵀG, symmetric, from the gradients of this factor's parameters in the order of ``parameters()``."""
+        raise NotImplementedError(f"{type(self).__name__} has no natural-gradient step")
+
+    def contract_(self, step: Tensor) -> None:
+        """F ← F·chol((I + S + ½S²)⁻¹) in place, S = ``step`` of the structure of :meth:`whitened_gradient`."""
+        raise NotImplementedError(f"{type(self).__name__} has no natural-gradient step")
+
     @property
     def like(self) -> Tensor:
         """A tensor with the factor's dtype and device."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..checks import positive_int
 from .base import Covariance, Factor
+from .contraction import contract, mirrored
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,20 @@ class BlockDiagonalFactor(Factor):
 
     def scale_tril(self) -> Tensor:
         return self.matrix()
+
+    def natural_parts(self, count: int) -> list[tuple[Factor, int]]:
+        return [(self, count)]
+
+    def whitened_gradient(self, *gradients: Tensor) -> Tensor:
+        log_diagonal, off_diagonal = gradients
+        gradient = off_diagonal.tril(-1) + self._split(log_diagonal / self.log_diagonal.exp()).diag_embed()
+        return mirrored(self._blocks().mT @ gradient)
+
+    @torch.no_grad()
+    def contract_(self, step: Tensor) -> None:
+        blocks = contract(self._blocks(), step)
+        self.off_diagonal.copy_(blocks.tril(-1))
+        self.log_diagonal.copy_(self._join(blocks.diagonal(dim1=-2, dim2=-1)).log())
 
     def _blocks(self) -> Tensor:
         diagonal = self._split(self.log_diagonal.exp())

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from . import triangular
 from .base import Covariance, Factor
+from .contraction import contract, mirrored
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,19 @@ class DenseFactor(Factor):
 
     def scale_tril(self) -> Tensor:
         return self.matrix()
+
+    def natural_parts(self, count: int) -> list[tuple[Factor, int]]:
+        return [(self, count)]
+
+    def whitened_gradient(self, *gradients: Tensor) -> Tensor:
+        # tril(FᵀG) needs only the lower triangle of G, which is what F's parameters have; FᵀG itself is symmetric.
+        log_diagonal, off_diagonal = gradients
+        gradient = triangular.unpack_strict(off_diagonal, self.size)
+        gradient.diagonal().copy_(log_diagonal / self.log_diagonal.exp())
+        return mirrored(self.matrix().mT @ gradient)
+
+    @torch.no_grad()
+    def contract_(self, step: Tensor) -> None:
+        off_diagonal, log_diagonal = triangular.pack(contract(self.matrix(), step))
+        self.off_diagonal.copy_(off_diagonal)
+        self.log_diagonal.copy_(log_diagonal)

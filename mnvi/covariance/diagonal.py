@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Covariance, Factor
+from .contraction import contract_diagonal
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,13 @@ class DiagonalFactor(Factor):
 
     def scale_tril(self) -> Tensor:
         return self.matrix()
+
+    def natural_parts(self, count: int) -> list[tuple[Factor, int]]:
+        return [(self, count)]
+
+    def whitened_gradient(self, *gradients: Tensor) -> Tensor:
+        return gradients[0]  # the diagonal of FᵀG, which is all of it
+
+    @torch.no_grad()
+    def contract_(self, step: Tensor) -> None:
+        self.log_diagonal.copy_(contract_diagonal(self.log_diagonal, step))

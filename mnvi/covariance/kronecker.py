@@ -71,6 +71,10 @@ class KroneckerFactor(Factor):
         left, right = self.left.log_cholesky_diagonal(), self.right.log_cholesky_diagonal()
         return None if left is None or right is None else (left.unsqueeze(-1) + right).flatten()
 
+    def natural_parts(self, count: int) -> list[tuple[Factor, int]]:
+        left = self.left.natural_parts(count * self.right.size)
+        return left + self.right.natural_parts(count * self.left.size)
+
     def matrix(self) -> Tensor:
         return torch.kron(self.left.matrix(), self.right.matrix())
 

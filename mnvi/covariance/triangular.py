@@ -91,13 +91,13 @@ class _Variance(Function):
     @staticmethod
     def forward(ctx: Any, lower: Tensor, log_diagonal: Tensor) -> Tensor:
         ctx.save_for_backward(lower, log_diagonal)
-        squares = [torch.linalg.vector_norm(panel, dim=-1).square() for _, _, panel in _panels(lower, log_diagonal)]
+        squares = [torch.linalg.vector_norm(panel, dim=-1).square() for _, _, panel in _panels(lower, log_diagonal.shape[-1])]
         return torch.cat(squares) + (2 * log_diagonal).exp()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         lower, log_diagonal = ctx.saved_tensors
-        panels = [panel * (2 * grad[start:stop, None]) for start, stop, panel in _panels(lower, log_diagonal)]
+        panels = [panel * (2 * grad[start:stop, None]) for start, stop, panel in _panels(lower, log_diagonal.shape[-1])]
         return torch.cat([panel.flatten() for panel in panels]), (2 * log_diagonal).exp() * (2 * grad)
 
 
@@ -162,9 +162,13 @@ def packed_size(size: int) -> int:
 
 def unpack(lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """The dense B = diag(exp a) + L, shape (n, n)."""
-    size = log_diagonal.shape[-1]
-    rows = [F.pad(panel, (0, size - stop)) for _, stop, panel in _panels(lower, log_diagonal)]
-    return torch.cat(rows).tril(-1) + log_diagonal.exp().diag_embed()
+    return unpack_strict(lower, log_diagonal.shape[-1]) + log_diagonal.exp().diag_embed()
+
+
+def unpack_strict(lower: Tensor, size: int) -> Tensor:
+    """The dense strictly lower-triangular L, shape (n, n) with n = ``size``."""
+    rows = [F.pad(panel, (0, size - stop)) for _, stop, panel in _panels(lower, size)]
+    return torch.cat(rows).tril(-1)
 
 
 def pack(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,14 +189,14 @@ def _rows(x: Tensor) -> Tensor:
 
 def _product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
     output = x * log_diagonal.exp()
-    for start, stop, panel in _panels(lower, log_diagonal):
+    for start, stop, panel in _panels(lower, log_diagonal.shape[-1]):
         output[:, :stop].addmm_(x[:, start:stop], panel)
     return output
 
 
 def _transposed_product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
     output = x * log_diagonal.exp()
-    for start, stop, panel in _panels(lower, log_diagonal):
+    for start, stop, panel in _panels(lower, log_diagonal.shape[-1]):
         output[:, start:stop].addmm_(x[:, :stop], panel.mT)
     return output
 
@@ -200,7 +204,7 @@ def _transposed_product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tenso
 def _outer(x: Tensor, y: Tensor, lower: Tensor, log_diagonal: Tensor) -> tuple[Tensor, Tensor]:
     """tril(xᵀy, −1), packed, and diag(xᵀy)∘exp(a) for rows x and y: the gradients of L and a."""
     outer, diagonals = torch.empty_like(lower), []
-    for start, stop, panel in _panels(outer, log_diagonal):
+    for start, stop, panel in _panels(outer, log_diagonal.shape[-1]):
         panel.addmm_(x[:, start:stop].mT, y[:, :stop], beta=0)  # beta=0 ignores what empty_like holds
         block = panel[:, start:]
         diagonals.append(block.diagonal().clone())
@@ -208,11 +212,11 @@ def _outer(x: Tensor, y: Tensor, lower: Tensor, log_diagonal: Tensor) -> tuple[T
     return outer, torch.cat(diagonals) * log_diagonal.exp()
 
 
-def _panels(lower: Tensor, log_diagonal: Tensor) -> list[tuple[int, int, Tensor]]:
+def _panels(lower: Tensor, size: int) -> list[tuple[int, int, Tensor]]:
     """(start, stop, L[start:stop, :stop]) for every panel; the matrices are views of ``lower``."""
     return [
         (start, stop, lower[offset : offset + (stop - start) * stop].view(stop - start, stop))
-        for start, stop, offset in _bounds(log_diagonal.shape[-1])
+        for start, stop, offset in _bounds(size)
     ]
 
 

@@ -103,7 +103,7 @@ def pull(a: Tensor, g: Tensor) -> Tensor:
 
 def _triangular(f: Tensor) -> Tensor:
     """The lower-triangular factor of F Fᵀ with a diagonal ≥ 0."""
-    r = torch.linalg.qr(f.mT).R
+    r = torch.linalg.qr(f.mT, mode="reduced" if f.requires_grad else "r").R  # "r" is faster and has no derivative
     signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(r.dtype)
     return r.mT * signs.unsqueeze(-2)
 

@@ -26,7 +26,7 @@ class RiemannianOptimizer(Optimizer, ABC):
     A step turns the gradient of every point into the Riemannian one, asks the rule for a tangent vector, retracts along
     it, and transports the momentum to the new point. Euclidean groups take torch's own step. Nothing is written
     before all gradients and all new points have been found finite, so that an error leaves parameters and state as
-    they were; ``.grad`` is only read.
+    they were; for that, the new points of a step and their state are held beside the old. ``.grad`` is only read.
 
     A rule is a subclass: :meth:`tangent_step` for points, :meth:`euclidean_step` for ordinary parameters.
 

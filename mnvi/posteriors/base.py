@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,15 @@ class Posterior(nn.Module, ABC):
         """½·n·p·(1 + log 2π) + ½·log|Cov|, in nats; a lower bound where ``exact`` is False."""
         n, p = self.shape
         return 0.5 * n * p * (1 + math.log(2 * math.pi)) + self.log_volume()
+
+    def natural_parts(self) -> list[tuple[Any, int]]:
+        """What has natural-gradient steps, and of how many vectors each is the covariance; none where the Fisher
+        metric of the family has no closed form (see :class:`mnvi.optim.NaturalGradient`)."""
+        return []
+
+    def whitened(self, gradient: Tensor) -> Tensor:
+        """The transpose of :meth:`deviation`: Aᵀ ∇ B for an (n, p) gradient of the mean; ``deviation((ξ,))`` goes back."""
+        raise NotImplementedError(f"{type(self).__name__} has no natural-gradient step")
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from ..covariance.contraction import contract_diagonal
 from .base import Convolve, Family, Noise, Posterior, Spread, inverse_diagonal, safe_sqrt
 
 
@@ -58,6 +59,19 @@ class DiagonalPosterior(Posterior):
 
     def log_volume(self) -> Tensor:
         return self.log_scale.sum()
+
+    def natural_parts(self) -> list[tuple["DiagonalPosterior", int]]:
+        return [(self, 1)]
+
+    def whitened(self, gradient: Tensor) -> Tensor:
+        return self.log_scale.exp() * gradient
+
+    def whitened_gradient(self, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+    @torch.no_grad()
+    def contract_(self, step: Tensor) -> None:
+        self.log_scale.copy_(contract_diagonal(self.log_scale, step))
 
     def distribution(self, loc: Tensor) -> Independent:
         return Independent(Normal(loc, self.log_scale.exp()), 2)

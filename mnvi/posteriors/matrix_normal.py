@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import distributions
 from ..checks import instance
-from ..covariance import Covariance, Dense
+from ..covariance import Covariance, Dense, Factor
 from .base import Convolve, Family, Noise, Posterior, Spread, safe_sqrt
 
 
@@ -106,6 +106,12 @@ class MatrixNormalPosterior(Posterior):
 
     def log_volume(self) -> Tensor:
         return torch.add(self.shape[1] * self.row.log_volume(), self.column.log_volume(), alpha=self.shape[0])
+
+    def natural_parts(self) -> list[tuple[Factor, int]]:
+        return self.row.natural_parts(self.shape[1]) + self.column.natural_parts(self.shape[0])
+
+    def whitened(self, gradient: Tensor) -> Tensor:
+        return self.row.multiply_transpose(self.column.multiply_transpose(gradient).mT).mT
 
     def distribution(self, loc: Tensor) -> distributions.MatrixNormal:
         return distributions.MatrixNormal(loc, self.row.scale_tril(), self.column.scale_tril())
