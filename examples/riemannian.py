@@ -1,13 +1,18 @@
-"""Riemannian descent against plain gradient descent: a PSD matrix, a Kronecker product, a Kronecker product of two PSD.
+"""Riemannian descent beside gradient descent: a PSD matrix, a Kronecker product, and both at once.
 
-    python examples/riemannian.py --out runs/riemannian              # about two minutes
+    python examples/riemannian.py --out runs/riemannian              # a minute and a half on one core
 
-Each experiment fits a target T of the same structure, f(U) = mean of (U − T)², from an independent random start. All
-factors have standard normal entries. The plain method is gradient descent on the factors; a Riemannian one takes the
-same gradients of the same factors and differs only in the manifold that torch-like SGD is told they lie on. Every
-method gets its best constant step size, found for each seed by the same search: trials on a logarithmic grid around
-Polyak's step at the start, f/‖grad f‖², then as many between the neighbours of the best of them, judged by the loss at
-the end. The experiments are those of Rudnev, Kropotov & Taskynov (2019), who do not state the losses.
+The experiments are those of Rudnev, Kropotov & Taskynov (2019), who do not state their losses. Here each fits a target
+T of the same structure, f(U) = mean of (U − T)², from an independent start, all factors with standard normal entries.
+The plain method is gradient descent on the factors. A Riemannian one takes the same gradients of the same factors, and
+differs only in the manifold that the optimiser is told they lie on.
+
+Every method has its best constant step size, found for each seed by the same search (step_sizes.py) and judged by the
+loss at the end. Gradient descent on X and Y also depends on how the scale of U = X ⊗ Y is split between them, which U
+does not tell: it is run from the normal factors, and from the same U with ‖X‖ = 1. The Riemannian descent is the same
+from both.
+
+A killed run leaves nothing behind; give the same command again.
 """
 
 import math
@@ -22,12 +27,13 @@ import torch
 from command_line import option, parse
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from step_sizes import CONVERGED, Search, point
 from torch import Tensor
 from tqdm import tqdm
 
 from mnvi.manifolds import CholeskySPD, Euclidean, Kronecker, Manifold, Product, SPDKronecker
-from mnvi.manifolds.base import Point, tensors
-from mnvi.optim import RiemannianSGD
+from mnvi.manifolds.base import Point
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Settings:
     """Everything that a result depends on; each field is an option of the command line."""
 
     seeds: int = option(5, "random starts and targets of each experiment")
-    trials: int = option(8, "step sizes in each of the two rounds of the search")
+    trials: int = option(12, "step sizes in each of the two rounds of the search")
     steps: int | None = option(None, "steps of every experiment (default: 200, 500 and 500)")
     threads: int = option(1, "CPU threads")
     out: str = option("runs/riemannian", "folder for the results")
@@ -62,7 +68,7 @@ def kronecker(x: Point, t: Point) -> Tensor:
     c = dot(x, tx) / square
     rest, other = x - c * tx, c * y - ty
     total = dot(rest, rest) * dot(y, y) + square * dot(other, other)
-    return total[..., 0, 0] / (x[0, 0].numel() * y[0, 0].numel())
+    return total[..., 0, 0] / math.prod(x.shape[-2:] + y.shape[-2:])
 
 
 def psd_kronecker(x: Point, t: Point) -> Tensor:
@@ -119,9 +125,8 @@ EXPERIMENTS = {
         "PSD + Kronecker": Method(BOTH, BOTH.project, plots.PRUNED, "-"),
     }),
 }  # fmt: skip
-DECADES = 1.0  # the first round of the search spans so many on each side of Polyak's step
-CONVERGED = 1e-20  # losses below are rounding error: there the search prefers the trial that came down first
-DIVERGED = 1e6  # times the loss at the start
+TARGET = 1e-11  # of the Kronecker experiment
+LOWEST = 1e-16  # loss that the figure shows
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -145,17 +150,14 @@ def main(argv: list[str] | None = None) -> dict:
 def run(experiment: Experiment, settings: Settings, bar: tqdm) -> dict:
     """Every method on the same starts and targets, one a seed."""
     draws = [torch.Generator().manual_seed(seed) for seed in range(settings.seeds)]
-    (start, target) = (tuple(draw(shape, draws) for shape in experiment.shapes) for _ in range(2))
-    target = target if len(target) > 1 else target[0]
-    start = start if len(start) > 1 else start[0]
-    steps, results = settings.steps or experiment.steps, {}
+    start, target = (point([draw(shape, draws) for shape in experiment.shapes]) for _ in range(2))
+    steps, results, curves = settings.steps or experiment.steps, {}, {}
     for name, method in experiment.methods.items():
         bar.set_description(f"{experiment.title}, {name}", refresh=False)
-        search = Search(experiment, method.manifold, method.prepare(start), target, steps, bar)
-        results[name] = describe(*search.best(settings.trials))
-    last = list(results.values())[-1]
-    for each in results.values():
-        each["final_over_last_method"] = each["final"] / max(last["final"], CONVERGED)
+        search = Search(experiment.loss, method.manifold, method.prepare(start), target, steps, bar)
+        curves[name], *rates = search.best(settings.trials)
+        results[name] = describe(curves[name], *rates)
+    compare(results, curves)
     return {"title": experiment.title, "steps": steps, "methods": results}
 
 
@@ -164,72 +166,10 @@ def draw(shape: tuple[int, int], generators: list[torch.Generator]) -> Tensor:
     return torch.stack([torch.randn(1, *shape, generator=each, dtype=torch.float64) for each in generators])
 
 
-@dataclass
-class Search:
-    """The search for a method's best step size; all seeds and step sizes descend together, as a batch of points."""
-
-    experiment: Experiment
-    manifold: Manifold
-    start: Point
-    target: Point
-    steps: int
-    bar: tqdm
-
-    def best(self, trials: int) -> tuple[Tensor, Tensor, Tensor]:
-        """For each seed the losses (seeds, steps + 1), step size (seeds,), and its ratio to Polyak's step."""
-        polyak = self.polyak()
-        first = polyak * torch.logspace(-DECADES, DECADES, trials, dtype=torch.float64)
-        losses = self.descend(first)
-        ratio = 10 ** (2 * DECADES / (trials - 1))  # of neighbours
-        around = torch.logspace(-1, 1, trials + 2, base=ratio, dtype=torch.float64)[1:-1]
-        second = pick(first, losses)[0].unsqueeze(-1) * around
-        losses, rates = torch.cat([losses, self.descend(second)], -1), torch.cat([first, second], -1)
-        rate, curve = pick(rates, losses)
-        return curve, rate, rate / polyak[:, 0]
-
-    def polyak(self) -> Tensor:
-        """f/‖grad f‖² at the start, (seeds, 1)."""
-        parts = [each.clone().requires_grad_() for each in tensors(self.start)]
-        x = tuple(parts) if len(parts) > 1 else parts[0]
-        loss = self.experiment.loss(x, self.target)
-        grads = torch.autograd.grad(loss.sum(), parts)
-        with torch.no_grad():
-            gradient = self.manifold.rgrad(x, grads if len(parts) > 1 else grads[0])
-            return loss / self.manifold.inner(x, gradient, gradient)
-
-    def descend(self, rates: Tensor) -> Tensor:
-        """Losses (steps + 1, seeds, trials) with the step sizes ``rates``, (seeds, trials); infinite once diverged."""
-        start = [each.expand(*rates.shape, -1, -1).clone() for each in tensors(self.start)]
-        parts = [torch.nn.Parameter(each.clone()) for each in start]
-        x = tuple(parts) if len(parts) > 1 else parts[0]
-        # SGD with rate 1 on Σ rate·f is SGD on each f with its own rate.
-        optimiser = RiemannianSGD([{"params": parts, "manifold": self.manifold}], lr=1.0)
-        alive, losses = torch.ones_like(rates, dtype=torch.bool), []
-        for step in range(self.steps + 1):
-            loss = self.experiment.loss(x, self.target)
-            losses.append(loss.detach())
-            alive &= losses[-1] < DIVERGED * losses[0]
-            for part, first in zip(parts, start, strict=True):
-                part.data[~alive] = first[~alive]
-            if step < self.steps:
-                optimiser.zero_grad()
-                (rates * loss)[alive].sum().backward()
-                optimiser.step()
-                self.bar.update()
-        return torch.stack(losses).masked_fill(~alive, math.inf)
-
-
-def pick(rates: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
-    """The best trial of each seed: its step size (seeds,) and its losses (seeds, steps + 1)."""
-    late = (losses > CONVERGED).sum(0) / len(losses)
-    best = torch.where(losses[-1] < CONVERGED, late * CONVERGED, losses[-1]).argmin(-1, keepdim=True)
-    return rates.gather(-1, best)[:, 0], losses.gather(-1, best.expand(len(losses), -1, -1))[..., 0].mT
-
-
 def describe(curves: Tensor, rates: Tensor, ratios: Tensor) -> dict:
     """Geometric means over the seeds, and how far the seeds lie apart."""
     final = curves[:, -1]
-    reached = [(curve > 1e-11).sum().item() for curve in curves]
+    reached = [(curve > TARGET).sum().item() for curve in curves]
     return {
         "final": final.log().mean().exp().item(),
         "final_spread_factor": final.log().std(correction=0).exp().item(),
@@ -243,11 +183,21 @@ def describe(curves: Tensor, rates: Tensor, ratios: Tensor) -> dict:
     }
 
 
+def compare(results: dict, curves: dict[str, Tensor]) -> None:
+    """Add how every method stands beside the last one, at the end and when that one reached 1e-11, to ``results``."""
+    last = list(curves)[-1]
+    reached = (curves[last] > TARGET).sum(-1, keepdim=True)
+    for name, curve in curves.items():
+        results[name]["final_over_last_method"] = results[name]["final"] / max(results[last]["final"], CONVERGED)
+        then = curve.gather(-1, reached.clamp(max=curve.shape[1] - 1)).log().mean().exp().item()
+        results[name]["when_last_method_is_at_1e-11"] = then if (reached < curve.shape[1]).all() else None
+
+
 def summary(results: dict) -> str:
     """The numbers of ``result.json`` as text."""
     rows = []
     for each in results.values():
-        rows += ["", f"{each['title']}: loss after {each['steps']} steps, geometric mean (lowest to highest of the seeds)"]
+        rows += ["", f"{each['title']}: loss after {each['steps']} steps, geometric mean (range of the seeds)"]
         for name, row in each["methods"].items():
             final, reached = row["final_by_seed"], row["steps_to_1e-11_by_seed"]
             when = f"1e-11 after {min(reached)} to {max(reached)} steps" if None not in reached else ""
@@ -257,26 +207,30 @@ def summary(results: dict) -> str:
 
 def figure(path: Path, results: dict) -> None:
     """The loss over the steps, one panel an experiment: geometric mean and range of the seeds."""
-    fig = Figure(figsize=(13, 4.2), dpi=150, layout="constrained")
-    fig.suptitle("Gradient descent and Riemannian descent, each at its best step size", fontsize=13)
-    for axes, (name, result) in zip(fig.subplots(1, len(results)), results.items(), strict=True):
+    fig = Figure(figsize=(13, 5), dpi=150, layout="constrained")
+    fig.suptitle("Fitting a target of the same structure: every method at its best step size", fontsize=13)
+    panels = fig.subplots(1, len(results))
+    for axes, (name, result) in zip(panels, results.items(), strict=True):
         for label, method in EXPERIMENTS[name].methods.items():
             _curve(axes, label, method, result["methods"][label])
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(0, result["steps"])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_yscale("log")
-        axes.set_ylim(1e-16, None)
-        axes.set_title(result["title"])
+        axes.set_ylim(bottom=LOWEST)
+        axes.set_title(f"{result['title']}, {result['steps']} steps")
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper right")
-        axes.set_ylabel("mean of (U − T)²")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+    panels[0].set_ylabel("mean of (U − T)²")
     fig.savefig(path)
 
 
 def _curve(axes: Axes, label: str, method: Method, result: dict) -> None:
     steps = range(len(result["curve"]))
+    final = f"{result['final']:.1e}" if result["final"] > LOWEST else f"below {LOWEST:g}"
     axes.fill_between(steps, result["lowest"], result["highest"], color=method.color, alpha=0.15, lw=0)
-    final = f"{label}: {result['final']:.0e}" if result["final"] > 1e-16 else f"{label}: < 1e-16"
-    axes.plot(steps, result["curve"], method.line, color=method.color, lw=1.8, label=final)
+    axes.plot(steps, result["curve"], method.line, color=method.color, lw=2, label=f"{label}: {final} at the end")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Bayesian deep learning with matrix-normal weight posteriors in PyTorch."""
 
-from . import covariance, distributions, posteriors, priors, sparsity
+from . import covariance, distributions, manifolds, optim, posteriors, priors, sparsity
 from .convert import to_bayesian, to_deterministic
 from .layers import MNConv1d, MNConv2d, MNConv3d, MNConvTranspose1d, MNConvTranspose2d, MNConvTranspose3d, MNLinear
 from .learning_rates import parameter_groups
@@ -26,6 +26,8 @@ __all__ = [
     "distributions",
     "frozen_sample",
     "kl",
+    "manifolds",
+    "optim",
     "parameter_groups",
     "posteriors",
     "predict",

@@ -91,7 +91,9 @@ class _Variance(Function):
     @staticmethod
     def forward(ctx: Any, lower: Tensor, log_diagonal: Tensor) -> Tensor:
         ctx.save_for_backward(lower, log_diagonal)
-        squares = [torch.linalg.vector_norm(panel, dim=-1).square() for _, _, panel in _panels(lower, log_diagonal.shape[-1])]
+        squares = [
+            torch.linalg.vector_norm(panel, dim=-1).square() for _, _, panel in _panels(lower, log_diagonal.shape[-1])
+        ]
         return torch.cat(squares) + (2 * log_diagonal).exp()
 
     @staticmethod

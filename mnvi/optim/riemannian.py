@@ -1,19 +1,17 @@
 """What the Riemannian optimisers share: checks, the loop over points, re-projection, saving and loading."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from ..checks import instance, positive_int
 from ..manifolds import Euclidean, Manifold
 from ..manifolds.base import Point, tensors
+from .checks import check_gradients, first_non_finite, non_negative
 
 Options = dict[str, Any]
 State = dict[str, Point]
@@ -89,7 +87,9 @@ class RiemannianOptimizer(Optimizer, ABC):
                 loss = closure()
         euclidean = [group for group in self.param_groups if _is_euclidean(group)]
         points = [(group, x) for group in self.param_groups if not _is_euclidean(group) for x in self._points(group)]
-        self._check_gradients([p for group in euclidean for p in group["params"]] + [p for _, x in points for p in x])
+        check_gradients(
+            [p for group in euclidean for p in group["params"]] + [p for _, x in points for p in x], self._name
+        )
         moves = [self._move(group, x) for group, x in points]
         self._check_moves(moves)
         for move in moves:
@@ -138,15 +138,6 @@ class RiemannianOptimizer(Optimizer, ABC):
                 raise ValueError(f"a point on {group['manifold']} lacks the gradient of {self._name(missing[0])}")
         return [point for point in points if point[0].grad is not None]
 
-    def _check_gradients(self, params: list[Tensor]) -> None:
-        grads = {p: p.grad for p in params if p.grad is not None}
-        for p, grad in grads.items():
-            if grad.layout != torch.strided:
-                raise ValueError(f"{type(self).__name__} takes no sparse gradients, got one of {self._name(p)}")
-        culprit = _first_non_finite(list(grads.values()))
-        if culprit is not None:
-            raise ValueError(f"the gradient of {self._name(list(grads)[culprit])} is not finite")
-
     def _move(self, group: Options, point: tuple[Tensor, ...]) -> Move:
         manifold, x = group["manifold"], _structure(point)
         states = [self.state.get(p, {}) for p in point]
@@ -166,7 +157,7 @@ class RiemannianOptimizer(Optimizer, ABC):
 
     def _check_moves(self, moves: list[Move]) -> None:
         results = [(point, t) for point, y, new in moves for value in (y, *new.values()) for t in tensors(value)]
-        culprit = _first_non_finite([t for _, t in results])
+        culprit = first_non_finite([t for _, t in results])
         if culprit is not None:
             raise ValueError(self._overflow(results[culprit][0]))
 
@@ -198,14 +189,6 @@ def each(function: Callable[..., Tensor], *points: Point) -> Point:
     return _structure(tuple(function(*parts) for parts in zip(*map(tensors, points), strict=True)))
 
 
-def non_negative(name: str, value: Any) -> None:
-    """Raise TypeError or ValueError unless ``value`` is a finite number ≥ 0."""
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if not 0 <= float(value) < math.inf:
-        raise ValueError(f"{name} must be finite and at least 0, got {value}")
-
-
 def _structure(parts: tuple[Tensor, ...]) -> Point:
     return parts[0] if len(parts) == 1 else parts
 
@@ -226,11 +209,3 @@ def _gradient(group: Options, x: Point) -> Point:
     if group["weight_decay"] and not manifold.constant_norm:
         g = each(lambda g, n: g.add(n, alpha=group["weight_decay"]), g, manifold.norm_grad(x))
     return manifold.rgrad(x, g)
-
-
-def _first_non_finite(parts: list[Tensor]) -> int | None:
-    """The index of the first tensor with a NaN or an infinity; one host synchronisation where all are finite."""
-    if not parts or get_total_norm(parts).isfinite():
-        return None
-    # the norm of finite numbers can overflow, so each tensor is looked at
-    return next((i for i, part in enumerate(parts) if not part.isfinite().all()), None)

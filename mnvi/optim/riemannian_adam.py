@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from ..manifolds.base import Point
-from .riemannian import Options, RiemannianOptimizer, State, each, non_negative
+from .checks import non_negative
+from .riemannian import Options, RiemannianOptimizer, State, each
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 

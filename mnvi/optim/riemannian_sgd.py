@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from ..manifolds.base import Point
-from .riemannian import Options, RiemannianOptimizer, State, each, non_negative
+from .checks import non_negative
+from .riemannian import Options, RiemannianOptimizer, State, each
 
 
 class RiemannianSGD(RiemannianOptimizer):

@@ -25,6 +25,7 @@ class Posterior(nn.Module, ABC):
     """
 
     exact = True
+    natural = False  # whether the Fisher metric has a closed form, and with it ``whitened`` and ``natural_parts``
 
     def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__()
@@ -94,13 +95,17 @@ class Posterior(nn.Module, ABC):
         n, p = self.shape
         return 0.5 * n * p * (1 + math.log(2 * math.pi)) + self.log_volume()
 
+    def balance_(self) -> None:
+        """Fix what can vary without changing the distribution; nothing, for most families."""
+        return
+
     def natural_parts(self) -> list[tuple[Any, int]]:
-        """What has natural-gradient steps, and of how many vectors each is the covariance; none where the Fisher
-        metric of the family has no closed form (see :class:`mnvi.optim.NaturalGradient`)."""
+        """What has natural-gradient steps, and of how many vectors each is the covariance; see
+        :class:`mnvi.optim.NaturalGradient`."""
         return []
 
     def whitened(self, gradient: Tensor) -> Tensor:
-        """The transpose of :meth:`deviation`: Aᵀ ∇ B for an (n, p) gradient of the mean; ``deviation((ξ,))`` goes back."""
+        """Aᵀ ∇ B for an (n, p) gradient of the mean, the transpose of :meth:`deviation`."""
         raise NotImplementedError(f"{type(self).__name__} has no natural-gradient step")
 
     def extra_repr(self) -> str:

@@ -24,6 +24,8 @@ class Diagonal(Family):
 class DiagonalPosterior(Posterior):
     """Cov = diag(exp 2·``log_scale``), ``log_scale`` of shape (n, p)."""
 
+    natural = True
+
     def __init__(self, shape: tuple[int, int], *, device=None, dtype=None) -> None:
         super().__init__(shape)
         self.log_scale = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))

@@ -40,6 +40,8 @@ class MatrixNormalPosterior(Posterior):
     any later time, without changing the distribution.
     """
 
+    natural = True
+
     def __init__(
         self, shape: tuple[int, int], row: Covariance, column: Covariance, *, split=None, device=None, dtype=None
     ):
