@@ -75,7 +75,8 @@ class Manifold(ABC):
     def check(self, x: Point) -> None:
         """Raise ValueError unless ``x`` is a point of the manifold, up to a residual of 10⁻³."""
         self.check_shape(*(tuple(tensor.shape) for tensor in tensors(x)))
-        worst = self.residual(x).max().item()
+        residual = self.residual(x)
+        worst = residual.max().item() if residual.numel() else 0.0
         if not worst <= TOLERANCE:  # also where it is NaN
             raise ValueError(f"not a point of {self}: its residual is {worst:.2g}; project it with {self}.project")
 
