@@ -1,29 +1,29 @@
 """Natural gradient beside Adam: how many steps, and how many seconds, until −ELBO is low.
 
-    python examples/natural_gradient.py                       # regression: under a minute, needs no data
-    python examples/natural_gradient.py --task mnist --data digits --out runs/natural_digits      # two minutes
-    python examples/natural_gradient.py --task mnist --out runs/natural_mnist          # half an hour on two cores
+    python examples/natural_gradient.py                                # regression: under a minute, needs no data
+    python examples/natural_gradient.py --task mnist --out runs/natural_mnist        # half an hour on two cores
 
 regression: linear regression with known noise and ill-conditioned inputs, where the posterior is matrix-normal and the
 log evidence has a closed form. Both methods take the same start and the exact gradient, and stop within 0.01 nat of
-the evidence. Adam is run at every rate of a grid, with every ratio between the rates of the factors' off-diagonals
-and the rest, and the fewest steps of all count.
+the evidence. Adam is run at every rate of a grid, with several ratios between the rate of the factors' off-diagonals
+and the others, and the fewest steps of all count.
 
 mnist: a network 784-300-100-10. Each method has its own batch size, epochs and schedule. What is compared is −ELBO, the
 KL at full weight, on all training images at the end of every epoch; this measurement is not part of the seconds.
 
-A killed training continues where it was when the same command is given again, to the same result. Options of one
-method may change without training the other again.
+A killed training continues where it was when the same command is given again, to the same result. To give one method
+other options without training the other again, delete its checkpoint, adam.pt or natural_gradient.pt, first.
 """
 
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import checkpoints
 import metrics
@@ -98,7 +98,10 @@ LIMITS = {
     **{"momentum": (0, 0.9999), "second_moment": (0, 0.9999), "end": (1e-6, 1), "seed": (0, 2**32 - 1)},
 }
 ADAM, NATURAL = "Adam", "natural gradient"
-LINES = {ADAM: {"color": plots.PLAIN, "ls": "--"}, NATURAL: {"color": plots.PRUNED, "ls": "-"}}
+STYLES: dict[str, dict[str, Any]] = {
+    ADAM: {"color": plots.PLAIN, "ls": "--", "lw": 1.8},
+    NATURAL: {"color": plots.PRUNED, "ls": "-", "lw": 1.8},
+}
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -129,13 +132,14 @@ def regression(settings: Settings) -> tuple[dict, str, Callable]:
     checkpoints.prepare(settings.out)
     with tqdm(total=settings.seeds * (1 + len(RATES) * len(RATIOS)), unit="run") as bar:
         runs = [solve(seed, settings, bar) for seed in range(settings.seeds)]
-    counts = {name: [run[name]["steps"] for run in runs] for name in (ADAM, NATURAL)}
-    ratios = [run["ratio"] for run in runs]
-    summaries = {name: spread(values) for name, values in {**counts, "ratio": ratios}.items()}
-    rows = [f"steps to {TARGET:g} nat of the log evidence, over {settings.seeds} problems"]
-    for name, row in summaries.items():
-        known = "not all arrived" if row is None else "{median:7.1f} ({lowest:.1f} to {highest:.1f})".format(**row)
-        rows.append(f"  {name:17} {known}")
+    rows, summaries = [f"to {TARGET:g} nat of the log evidence, median and range of {settings.seeds} problems"], {}
+    for kind in ("steps", "seconds"):
+        values = {name: [run[name][kind] for run in runs] for name in (ADAM, NATURAL)}
+        values[f"{ADAM} / {NATURAL}"] = [run["ratio"][kind] for run in runs]
+        summaries[kind] = {name: spread(each) for name, each in values.items()}
+        for name, row in summaries[kind].items():
+            text = "not all arrived" if row is None else "{median:8.3g} ({lowest:.3g} to {highest:.3g})".format(**row)
+            rows.append(f"{kind:8} {name:24} {text}")
     return {"summary": summaries, "problems": runs}, "\n".join(rows), regression_figure
 
 
@@ -147,25 +151,29 @@ def spread(values: list) -> dict | None:
 
 
 def solve(seed: int, settings: Settings, bar: tqdm) -> dict:
-    """Natural gradient, and Adam at its best rate, on one problem."""
+    """Natural gradient, and Adam at its best rate, on one problem.
+
+    A "trial" of Adam without "steps" took no fewer than the best before it, or did not arrive at all.
+    """
     x, y = problem(seed)
     evidence = log_evidence(x, y)
     gap = partial(gap_to_evidence, x=x, y=y, evidence=evidence)
     natural = descend(seed, gap, lambda layer: NaturalGradient(layer, settings.natural_lr), settings.steps)
     bar.update()
-    trials, best = [], {"steps": None, "curve": []}
-    for rate, ratio in ((rate, ratio) for ratio in RATIOS for rate in RATES):
+    trials, best = [], None
+    for ratio, rate in product(RATIOS, RATES):
         # a trial as long as the best so far cannot win, and ends there
-        most = settings.steps if best["steps"] is None else best["steps"] - 1
-        found = descend(seed, gap, lambda layer, r=(rate, ratio): adam(layer, *r), most)
-        found |= {"lr": rate, "off_diagonals": ratio}
-        trials.append({key: found[key] for key in ("lr", "off_diagonals", "steps")})
-        if found["steps"] is not None or len(found["curve"]) > len(best["curve"]):
-            best = found
+        most = settings.steps if best is None or best["steps"] is None else best["steps"] - 1
+        found = descend(seed, gap, partial(adam, lr=rate, ratio=ratio), most)
+        trials.append({"lr": rate, "off_diagonals": ratio, "steps": found["steps"]})
+        if best is None or found["steps"] is not None:
+            best = {"lr": rate, "off_diagonals": ratio, **found}
         bar.update()
-    both = natural["steps"] is not None and best["steps"] is not None
-    ratio = best["steps"] / max(1, natural["steps"]) if both else None
-    return {"seed": seed, "log_evidence": evidence, "ratio": ratio, NATURAL: natural, ADAM: best, "trials": trials}
+    assert best is not None
+    ratios = dict.fromkeys(("steps", "seconds"))
+    if natural["steps"] and best["steps"]:
+        ratios = {kind: best[kind] / natural[kind] for kind in ratios}
+    return {"seed": seed, "log_evidence": evidence, NATURAL: natural, ADAM: best, "ratio": ratios, "trials": trials}
 
 
 def problem(seed: int) -> tuple[Tensor, Tensor]:
@@ -185,8 +193,9 @@ def log_evidence(x: Tensor, y: Tensor) -> float:
 
 def gap_to_evidence(layer: mnvi.MNLinear, x: Tensor, y: Tensor, evidence: float) -> Tensor:
     """−ELBO + log evidence in nats, ≥ 0: E‖Y − XWᵀ‖² is ‖Y − XMᵀ‖² + tr U · Σ_b x_bᵀV x_b."""
-    row, column = layer.posterior.row, layer.posterior.column
-    squares = (y - x @ layer.weight.mT).square().sum() + row.trace() * column.transpose_norm(x).square().sum()
+    posterior: Any = layer.posterior
+    spread_out = posterior.row.trace() * posterior.column.transpose_norm(x).square().sum()
+    squares = (y - x @ layer.weight.mT).square().sum() + spread_out
     nll = 0.5 * squares / NOISE**2 + 0.5 * y.numel() * math.log(2 * math.pi * NOISE**2)
     return nll + layer.kl() + evidence
 
@@ -206,7 +215,8 @@ def descend(seed: int, gap: Callable, make: Callable[..., Optimizer], most: int)
         loss.backward()
         optimiser.step()
     curve = [value for value in curve if math.isfinite(value)]
-    return {"steps": len(curve) - 1 if arrived else None, "seconds": time.perf_counter() - start, "curve": curve}
+    seconds = time.perf_counter() - start if arrived else None
+    return {"steps": len(curve) - 1 if arrived else None, "seconds": seconds, "curve": curve}
 
 
 def adam(model: torch.nn.Module, lr: float, ratio: float = 0.03) -> Adam:
@@ -215,26 +225,27 @@ def adam(model: torch.nn.Module, lr: float, ratio: float = 0.03) -> Adam:
 
 def regression_figure(path: Path, result: dict) -> None:
     """The gap to the log evidence over the steps, a curve for every problem."""
-    fig = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    fig = Figure(figsize=(7, 4.8), dpi=150, layout="constrained")
     axes = fig.subplots()
-    for name, style in LINES.items():
-        row = result["summary"][name]
+    for name, style in STYLES.items():
+        row = result["summary"]["steps"][name]
         label = name if row is None else f"{name}: {row['median']:g} steps (median)"
         for run in result["problems"]:
-            axes.plot(run[name]["curve"], **style, lw=1.6)
+            curve = run[name]["curve"]
+            axes.plot(curve, **style, label=label if run is result["problems"][0] else None)
             if run[name]["steps"] is not None:
-                axes.plot(run[name]["steps"], run[name]["curve"][-1], "*", color=style["color"], ms=10, clip_on=False)
-        axes.plot([], [], **style, lw=1.6, label=label + (", each at its best rate" if name == ADAM else ""))
+                axes.plot(run[name]["steps"], curve[-1], "*", color=style["color"], ms=10, zorder=3)
     axes.axhline(TARGET, color="black", ls=":", lw=1.2, label=f"{TARGET:g} nat")
     axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.2 * axes.dataLim.x1)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("−ELBO + log evidence, nats")
-    axes.set_title(f"Linear regression with known noise, {len(result['problems'])} problems")
+    problems = "problem" if len(result["problems"]) == 1 else "problems"
+    axes.set_title(f"Linear regression, {len(result['problems'])} {problems}; Adam at its best rate on each")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=3)
     fig.savefig(path)
 
 
@@ -257,7 +268,7 @@ class Method(NamedTuple):
     epochs: int
     batch_size: int
     elbo: mnvi.ELBO
-    optimisers: list[Optimizer]
+    optimisers: Sequence[Optimizer]
     factor: Callable[[float], float]
 
 
@@ -268,8 +279,7 @@ def make_method(name: str, model: torch.nn.Module, num_train: int, settings: Set
         elbo = mnvi.ELBO(num_train, mnvi.KLWarmup(warmup) if warmup else 1.0)
         optimisers = [adam(model, settings.lr)]
         return Method(settings.epochs, settings.batch_size, elbo, optimisers, lambda t: fall(t, settings.decay))
-    names = ("momentum", "second_moment", "covariance_lr", "every")
-    options = {each: getattr(settings, each) for each in names}
+    options = {key: getattr(settings, key) for key in ("momentum", "second_moment", "covariance_lr", "every")}
     natural = NaturalGradient(model, settings.natural_lr, num_data=num_train, **options)
     optimisers = [natural, Adam(other_parameters(model), settings.other_lr, fused=True)]
     epochs, batch_size = settings.natural_epochs, settings.natural_batch_size
@@ -312,7 +322,7 @@ def train(name: str, data: Data, settings: Settings, folder: Path) -> dict:
     parts |= {f"schedule {k}": each for k, each in enumerate(schedules)}
 
     fixed = {key: getattr(settings, key) for key in (*COMMON, *OWN[name])} | {"training images": num_train}
-    checkpoint = folder / f"{name.replace(' ', '_')}.pt"
+    checkpoint = folder / f"{name.lower().replace(' ', '_')}.pt"
     if settings.restart:
         checkpoint.unlink(missing_ok=True)
     progress = checkpoints.resume(checkpoint, parts, fixed) or {"history": [], "seconds": 0.0}
@@ -370,7 +380,7 @@ def summary(result: dict) -> str:
     if reached is None:
         return "\n".join([*rows, "natural gradient did not reach Adam's final −ELBO"])
     shares = reached["epoch"] / len(whole["history"]), reached["seconds"] / whole["seconds"]
-    when = f"epoch {reached['epoch']} ({shares[0]:.2f} of Adam's), {reached['seconds']:.1f} s ({shares[1]:.2f} of Adam's)"
+    when = f"epoch {reached['epoch']} and {reached['seconds']:.1f} s, {shares[0]:.2f} and {shares[1]:.2f} of Adam's"
     return "\n".join([*rows, f"natural gradient reached Adam's final −ELBO at {when}"])
 
 
@@ -382,8 +392,9 @@ def images_figure(path: Path, result: dict) -> None:
     for axes, (key, label) in zip(panels, {"epoch": "epoch", "seconds": "seconds of training"}.items(), strict=True):
         _curves(axes, key, result)
         axes.set_xlabel(label)
-    values = [row["neg_elbo"] for method in result["methods"].values() for row in method["history"]]
-    panels[0].set_ylim(0.93 * min(values), min(1.05 * max(values), 6 * min(values)))  # the start may be far above
+    curves = [[row["neg_elbo"] for row in method["history"]] for method in result["methods"].values()]
+    low, high, ends = min(map(min, curves)), max(map(max, curves)), [curve[-1] for curve in curves]
+    panels[0].set_ylim(0.93 * low, min(1.05 * high, max(6 * low, 2 * max(ends))))  # the start may be far above
     panels[0].set_ylabel("−ELBO, nats per training image")
     panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     fig.savefig(path)
@@ -393,7 +404,7 @@ def _curves(axes: Axes, key: str, result: dict) -> None:
     for name, method in result["methods"].items():
         history = method["history"]
         label = f"{name}: {history[-1]['neg_elbo']:.3f} at the end"
-        axes.plot([row[key] for row in history], [row["neg_elbo"] for row in history], **LINES[name], lw=2, label=label)
+        axes.plot([row[key] for row in history], [row["neg_elbo"] for row in history], **STYLES[name], label=label)
     axes.axhline(result["target"], color="black", ls=":", lw=1.2, label="Adam's final −ELBO")
     if result["reached"]:
         label = f"reached at {result['reached'][key]:.4g}"
