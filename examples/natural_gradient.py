@@ -50,7 +50,7 @@ class Settings:
     """Everything that a result depends on; each field is an option of the command line."""
 
     task: Literal["regression", "mnist"] = option("regression", "linear regression, or a network on images")
-    natural_lr: float = option(None, "natural gradient's rate of the means (default: 1 for regression, else 0.2)")
+    natural_lr: float = option(None, "natural gradient's rate of the means (default: 1 for regression, else 0.3)")
     # What follows is for regression.
     seeds: int = option(3, "regression problems")
     steps: int = option(5000, "steps at most")
@@ -61,15 +61,16 @@ class Settings:
     batch_size: int = option(128, "Adam's training images a step")
     warmup: float = option(0.3, "share of Adam's steps, at the start, in which the weight of the KL rises to 1")
     decay: float = option(0.3, "share of Adam's steps, at the end, in which the rates fall to 0")
-    covariance_lr: float = option(0.1, "natural gradient's rate of the covariances")
+    covariance_lr: float = option(0.08, "natural gradient's rate of the covariances")
     other_lr: float = option(3e-3, "rate of the biases beside natural gradient, which Adam steps")
     natural_epochs: int = option(25, "natural gradient's passes over the training images")
     natural_batch_size: int = option(512, "natural gradient's training images a step")
     momentum: float = option(0.9, "of natural gradient's means")
     second_moment: float = option(0.99, "rate of the average of natural gradient's squared whitened gradients")
     every: int = option(2, "natural gradient steps the covariances once in so many steps")
-    end: float = option(0.1, "what natural gradient's rates are multiplied by, little by little, from start to end")
-    fall: float = option(0.3, "share of natural gradient's steps, at the end, in which the rates fall to 0 besides")
+    end: float = option(0.15, "what natural gradient's rates are multiplied by, little by little, from start to end")
+    fall: float = option(0.7, "share of natural gradient's steps, at the end, in which the rates fall to 0 besides")
+    draws: int = option(4, "passes of sampled weights over the training images when −ELBO is measured")
     validation: int = option(None, "training images held out (default: 137 for digits, else 5000)")
     limit: int | None = option(None, "train on only the first so many images")
     seed: int = option(0, "of initial weights, noise and the order of the images")
@@ -80,7 +81,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         small = self.task == "regression" or self.data == "digits"
-        defaults = {"natural_lr": 1.0 if self.task == "regression" else 0.2}
+        defaults = {"natural_lr": 1.0 if self.task == "regression" else 0.3}
         defaults |= {"validation": 137 if self.data == "digits" else 5000, "threads": 1 if small else 2}
         for name, (low, high) in LIMITS.items():
             if getattr(self, name) is None:
@@ -90,7 +91,17 @@ class Settings:
                 raise ValueError(f"{name} must be a finite number from {low:g} to {high:g}, got {value}")
 
 
-COUNTS = ("seeds", "steps", "epochs", "batch_size", "natural_epochs", "natural_batch_size", "every", "validation")
+COUNTS = (
+    "seeds",
+    "steps",
+    "epochs",
+    "batch_size",
+    "natural_epochs",
+    "natural_batch_size",
+    "every",
+    "draws",
+    "validation",
+)
 LIMITS = {
     **dict.fromkeys((*COUNTS, "limit", "threads"), (1, math.inf)),
     **dict.fromkeys(("natural_lr", "lr", "covariance_lr", "other_lr"), (1e-12, math.inf)),
@@ -251,7 +262,7 @@ def regression_figure(path: Path, result: dict) -> None:
 
 # --- images ---
 
-COMMON = ("data", "validation", "limit", "seed")
+COMMON = ("data", "draws", "validation", "limit", "seed")
 OWN = {
     ADAM: ("lr", "epochs", "batch_size", "warmup", "decay"),
     NATURAL: (
@@ -337,7 +348,7 @@ def train(name: str, data: Data, settings: Settings, folder: Path) -> dict:
             batches = torch.randperm(num_train, generator=order).split(method.batch_size)
             train_epoch(model, data, batches, method, schedules, bar)
             progress["seconds"] += time.perf_counter() - start
-            history.append({"epoch": epoch + 1, "seconds": progress["seconds"], **measure(model, data)})
+            history.append({"epoch": epoch + 1, "seconds": progress["seconds"], **measure(model, data, settings.draws)})
             checkpoints.save(checkpoint, parts, fixed, progress)
     return progress
 
@@ -359,11 +370,11 @@ def train_epoch(model, data: Data, batches, method: Method, schedules: list[Lamb
 
 
 @torch.no_grad()
-def measure(model: mnvi.Sequential, data: Data) -> dict[str, float]:
-    """−ELBO in nats per training image, of one draw of the weights for each, and the mean weights' test accuracy."""
+def measure(model: mnvi.Sequential, data: Data, draws: int) -> dict[str, float]:
+    """−ELBO in nats per training image, by ``draws`` of the weights for each, and the mean weights' test accuracy."""
     model.train()
-    parts = zip(data.train_x.split(CHUNK), data.train_y.split(CHUNK), strict=True)
-    nll = sum(F.cross_entropy(model(x), y, reduction="sum").item() for x, y in parts) / len(data.train_x)
+    parts = draws * list(zip(data.train_x.split(CHUNK), data.train_y.split(CHUNK), strict=True))
+    nll = sum(F.cross_entropy(model(x), y, reduction="sum").item() for x, y in parts) / (draws * len(data.train_x))
     kl = model.kl().item()
     accuracy = metrics.accuracy(metrics.probabilities(model, data.test_x), data.test_y)
     return {"neg_elbo": nll + kl / len(data.train_x), "nll": nll, "kl": kl, "accuracy": accuracy}

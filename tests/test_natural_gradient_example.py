@@ -20,7 +20,7 @@ from natural_gradient import ADAM, NATURAL  # noqa: E402
 
 # 64 images: two steps of Adam an epoch, and three of natural gradient, so that a kill can split two covariance steps
 TINY = ["--task", "mnist", "--data", "digits", "--limit", "64", "--epochs", "2", "--natural-epochs", "2"]
-TINY += ["--batch-size", "32", "--natural-batch-size", "24"]
+TINY += ["--batch-size", "32", "--natural-batch-size", "24", "--every", "2"]
 STEPS = 2 * 2 + 2 * 3
 FILES = {"adam.pt", "natural_gradient.pt", "result.json", "natural_gradient.png"}
 
@@ -162,10 +162,8 @@ def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
 
 
 def test_the_rates_end_at_zero():
-    adam, natural = (
-        natural_gradient.make_method(name, mnvi.MNLinear(3, 2), 100, natural_gradient.Settings(task="mnist", end=0.25))
-        for name in (ADAM, NATURAL)
-    )
+    settings = natural_gradient.Settings(task="mnist", decay=0.3, fall=0.3, end=0.25)
+    adam, natural = (natural_gradient.make_method(name, mnvi.MNLinear(3, 2), 100, settings) for name in (ADAM, NATURAL))
     assert [adam.factor(t) for t in (0.0, 0.5, 0.85, 1.0)] == pytest.approx([1, 1, 0.5, 0])
     assert [natural.factor(t) for t in (0.0, 0.5, 0.85, 1.0)] == pytest.approx([1, 0.5, 0.5 * 0.25**0.85, 0])
     assert natural_gradient.fall(0.999, 0) == 1
