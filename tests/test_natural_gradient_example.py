@@ -15,6 +15,7 @@ import mnvi
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
+import conjugate_regression  # noqa: E402
 import natural_gradient  # noqa: E402
 from natural_gradient import ADAM, NATURAL  # noqa: E402
 
@@ -72,13 +73,13 @@ def test_two_steps_of_regression(tmp_path, capsys):
 
 def test_the_gap_is_the_divergence_from_the_exact_posterior():
     """−ELBO + log evidence is KL(q ‖ p(W | Y)), here between dense normal distributions."""
-    x, y = natural_gradient.problem(0)
+    x, y = conjugate_regression.problem(0)
     layer = mnvi.MNLinear(8, 3, bias=False, dtype=torch.float64)
     randomise(layer.posterior, 0.3)
     with torch.no_grad():
-        gap = natural_gradient.gap_to_evidence(layer, x, y, natural_gradient.log_evidence(x, y))
-        precision = torch.block_diag(*[x.mT @ x / natural_gradient.NOISE**2 + torch.eye(8, dtype=x.dtype)] * 3)
-        mean = torch.linalg.solve(precision, (y.mT @ x / natural_gradient.NOISE**2).flatten())
+        gap = conjugate_regression.gap_to_evidence(layer, x, y, conjugate_regression.log_evidence(x, y))
+        precision = torch.block_diag(*[x.mT @ x / conjugate_regression.NOISE**2 + torch.eye(8, dtype=x.dtype)] * 3)
+        mean = torch.linalg.solve(precision, (y.mT @ x / conjugate_regression.NOISE**2).flatten())
         row, column = layer.posterior.row.covariance(), layer.posterior.column.covariance()
         approximate = torch.distributions.MultivariateNormal(layer.weight.flatten(), torch.kron(row, column))
         exact = torch.distributions.MultivariateNormal(mean, precision_matrix=precision)
@@ -98,7 +99,7 @@ def test_natural_gradient_needs_a_tenth_of_adams_steps(tmp_path):
     arrived = [trial for trial in problem["trials"] if trial["steps"] is not None]
     assert min(trial["steps"] for trial in arrived) == problem[ADAM]["steps"]
     # the best rate lies inside the grid
-    assert min(natural_gradient.RATES) < problem[ADAM]["lr"] < max(natural_gradient.RATES)
+    assert min(conjugate_regression.RATES) < problem[ADAM]["lr"] < max(conjugate_regression.RATES)
 
 
 # --- images ---
