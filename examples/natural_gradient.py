@@ -1,7 +1,7 @@
 """Natural gradient beside Adam: how many steps, and how many seconds, until −ELBO is low.
 
     python examples/natural_gradient.py                                # regression: under a minute, needs no data
-    python examples/natural_gradient.py --task mnist --out runs/natural_mnist        # half an hour on two cores
+    python examples/natural_gradient.py --task mnist --out runs/natural_mnist        # a quarter of an hour
 
 regression: linear regression with known noise and ill-conditioned inputs, where the posterior is matrix-normal and the
 log evidence has a closed form. Both methods take the same start and the exact gradient, and stop within 0.01 nat of
