@@ -371,3 +371,8 @@ def test_bad_options_are_refused(options, error, message):
 def test_a_model_without_matrix_normal_layers_is_refused():
     with pytest.raises(ValueError, match="to_bayesian"):
         NaturalGradient(nn.Linear(3, 2))
+
+
+def test_copies_are_refused_because_they_would_lose_the_model():
+    with pytest.raises(TypeError, match="state_dict"):
+        copy.deepcopy(NaturalGradient(model()))

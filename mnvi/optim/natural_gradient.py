@@ -115,6 +115,9 @@ class NaturalGradient(Optimizer):
                 self._step_mean(layer, whitened)
         return loss
 
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("NaturalGradient belongs to the layers of its model and cannot be copied: use state_dict()")
+
     def _step_covariance(self, layer: BayesianLayer) -> None:
         parameters = _covariance_parameters(layer)
         if not parameters or any(p.grad is None for p in parameters) or not self._accumulate(parameters):
