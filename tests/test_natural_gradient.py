@@ -376,3 +376,79 @@ def test_a_model_without_matrix_normal_layers_is_refused():
 def test_copies_are_refused_because_they_would_lose_the_model():
     with pytest.raises(TypeError, match="state_dict"):
         copy.deepcopy(NaturalGradient(model()))
+
+
+def test_layers_that_share_a_parameter_are_refused_and_a_shared_layer_is_stepped_once():
+    a, b = mnvi.MNLinear(4, 4, bias=False), mnvi.MNLinear(4, 4, bias=False)
+    b.weight = a.weight
+    with pytest.raises(ValueError, match=r"share 0\.weight"):
+        NaturalGradient(mnvi.Sequential(a, b))
+    once, twice = mnvi.Sequential(mnvi.MNLinear(4, 4)), mnvi.Sequential()
+    twice.extend([copy.deepcopy(once)[0]] * 2)
+    for net in (once, twice):
+        net.kl().backward()
+        NaturalGradient(net, 0.1).step()
+    assert_close(once[0].weight, twice[0].weight)
+
+
+def test_a_frozen_factor_stays_and_the_others_are_stepped():
+    net = model()
+    net[0].posterior.row.requires_grad_(False)
+    before = copy.deepcopy(net)
+    backward(net)
+    NaturalGradient(net, 0.1, num_data=100).step()
+    for (name, old), new in zip(before[0].named_parameters(), net[0].parameters(), strict=True):
+        assert torch.equal(old, new) == (".row." in name or name == "bias")
+    net[0].posterior.column.off_diagonal.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"0\.posterior\.column"):
+        NaturalGradient(net)
+
+
+def test_a_step_that_overflows_changes_nothing():
+    net = model()
+    optimiser = NaturalGradient(net, 0.1, momentum=0.9, covariance_momentum=0.9, num_data=10**9)
+    backward(net)
+    optimiser.step()
+    before = copy.deepcopy([net.state_dict(), optimiser.state_dict()])
+    backward(net)  # the layers before the last one have gradients of ordinary size
+    for p in net[4].parameters():
+        p.grad.fill_(1e300)  # finite, but not when num_data multiplies it
+    with pytest.raises(ValueError, match="overflows"):
+        optimiser.step()
+    leaves = torch.utils._pytree.tree_leaves
+    for a, b in zip(leaves(before), leaves([net.state_dict(), optimiser.state_dict()]), strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_what_cannot_be_stepped_is_refused():
+    net = model()
+    optimiser = NaturalGradient(net)
+    with pytest.raises(ValueError, match="other_parameters"):
+        optimiser.add_param_group({"params": [net[0].bias]})
+    with pytest.raises(TypeError, match="model"):
+        NaturalGradient(net.parameters())
+    with pytest.raises(ValueError, match=r"bfloat16"):
+        NaturalGradient(model().bfloat16())
+    net.load_state_dict(copy.deepcopy(net.state_dict()), assign=True)
+    backward(net)
+    with pytest.raises(ValueError, match="replaced"):
+        optimiser.step()
+
+
+def test_num_data_and_every_come_back_with_the_state():
+    net = model()
+    state = NaturalGradient(net, num_data=50, every=4).state_dict()
+    optimiser = NaturalGradient(net, num_data=1)
+    optimiser.load_state_dict(state)
+    assert [group["num_data"] for group in optimiser.param_groups] == [50, 50]
+    assert optimiser.param_groups[1]["every"] == 4
+
+
+def test_schedulers_of_the_momentum_work():
+    optimiser = NaturalGradient(model(), momentum=0.9)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, 10)
+    before = optimiser.param_groups[0]["momentum"]
+    backward(model())
+    optimiser.step()
+    schedule.step()
+    assert optimiser.param_groups[0]["momentum"] != before

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..checks import positive_float, positive_int
+from ..checks import instance, positive_float, positive_int
 from ..layers import BayesianLayer
 from ..module import bayesian_layers
-from .checks import check_gradients
+from .checks import check_gradients, first_non_finite
 
 
 class NaturalGradient(Optimizer):
@@ -24,8 +24,9 @@ class NaturalGradient(Optimizer):
     S_U = lr·H_U/p with H_U = Aᵀ∇_A, which is symmetric, and S_V = lr·H_V/n. The last term couples the scales of U and
     V, which are one scale of the posterior: the step of that scale is shared out, not made twice. Factors move by
     A ← A·chol(R⁻¹), R = I + S + ½S² (:mod:`mnvi.covariance.contraction`), triangular and invertible after every step.
-    Then the mean moves with the new U and V, and the gauge (cA, B/c) is fixed. Means are stepped in whitened
-    coordinates, ξ = Aᵀ∇_M B, where the metric is the identity; all momentum is kept in whitened coordinates.
+    Means are stepped in whitened coordinates, where the metric is the identity: the gradient becomes ξ = Aᵀ∇_M B with
+    the factors at which it was taken, the step A ξ Bᵀ with the new ones. Then the gauge (cA, B/c) is fixed. All
+    momentum is kept in whitened coordinates.
 
     For a conjugate model (linear regression with known noise) ``lr=1`` comes within 0.01 nat of the evidence in about
     ten steps. With minibatches, rates of 0.02 to 0.2 average the noise; let a scheduler end them near 0.
@@ -49,7 +50,8 @@ class NaturalGradient(Optimizer):
         every: covariances are stepped at every so many steps, by the mean of the gradients since the last time.
 
     Raises:
-        TypeError, ValueError: an option is out of range, or the model has nothing to step.
+        TypeError, ValueError: an option is out of range, the model has nothing to step, two of its layers share a
+            parameter (share the layer instead), or only a part of a factor is frozen.
 
     Sources: Amari (1998), 'Natural gradient works efficiently in learning'; Khan & Lin (2017), 'Conjugate-computation
     variational inference'; Zhang, Sun, Duvenaud & Grosse (2018), 'Noisy natural gradient as variational inference';
@@ -75,76 +77,114 @@ class NaturalGradient(Optimizer):
         num_data: int = 1,
         every: int = 1,
     ) -> None:
+        instance("model", model, nn.Module)
         positive_float("lr", lr)
         covariance_lr = lr if covariance_lr is None else positive_float("covariance_lr", covariance_lr)
         _rate("momentum", momentum)
         _rate("covariance_momentum", covariance_momentum)
         if second_moment is not None:
-            _rate("second_moment", second_moment)
-        self.num_data, self.every = positive_int("num_data", num_data), positive_int("every", every)
+            _rate("second_moment", positive_float("second_moment", second_moment))
         self._layers = list(_natural_layers(model))
         if not self._layers:
             raise ValueError("the model has no layer with a MatrixNormal or Diagonal posterior; see mnvi.to_bayesian")
         self._names = {parameter: name for name, parameter in model.named_parameters()}
-        means = {"params": [layer.weight for layer in self._layers], "name": "means"}
-        means |= {"lr": lr, "momentum": momentum, "second_moment": second_moment}
+        _check_layers(self._layers, self._name)
+        means = {"params": [layer.weight for layer in self._layers], "name": "means", "lr": lr, "momentum": momentum}
+        means |= {"second_moment": second_moment, "num_data": positive_int("num_data", num_data)}
         covariances = {"params": [p for layer in self._layers for p in _covariance_parameters(layer)]}
         covariances |= {"name": "covariances", "lr": covariance_lr, "momentum": covariance_momentum}
-        super().__init__([means, covariances] if covariances["params"] else [means], {})
+        covariances |= {"num_data": num_data, "every": positive_int("every", every)}
+        groups = [means, covariances] if covariances["params"] else [means]
+        super().__init__(groups, {"lr": lr, "momentum": momentum})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if param_group.get("name") not in ("means", "covariances"):
+            raise ValueError("NaturalGradient steps the posteriors of its model only; see mnvi.optim.other_parameters")
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step from the gradients of the loss and return what ``closure``, if given, returned.
 
-        A layer without gradients is passed over.
+        A mean or a factor without gradients is passed over.
 
         Raises:
-            ValueError: a gradient is sparse, NaN or infinite; all parameters and states are as before.
+            ValueError: a gradient is sparse, NaN or infinite, only some parameters of a factor have one, the model has
+                other parameters than at the start, or the step overflows. All parameters and states are as before.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        check_gradients([p for group in self.param_groups for p in group["params"]], self._name)
-        for layer in self._layers:
-            gradient, posterior = layer.weight.grad, layer.posterior
-            # The gradient is whitened by the factors at which it was taken, the step made by the new ones.
-            whitened = None if gradient is None else posterior.whitened(gradient.flatten(1) * self.num_data)
-            self._step_covariance(layer)
-            if whitened is not None:
-                self._step_mean(layer, whitened)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        self._check(parameters)
+        # State tensors are replaced, never written to, so that their old ones can be put back.
+        states = {p: dict(state) for p, state in self.state.items()}
+        values = {p: p.clone() for layer in self._layers for p in (layer.weight, *layer.posterior.parameters())}
+        try:
+            for layer in self._layers:
+                self._step_layer(layer)
+            culprit = first_non_finite(parameters)
+            if culprit is not None:
+                raise ValueError(f"it makes {self._name(parameters[culprit])} infinite")
+        except (ValueError, torch.linalg.LinAlgError) as error:  # pyright: ignore[reportPrivateImportUsage]
+            for p, value in values.items():
+                p.copy_(value)
+            self.state.clear()
+            self.state.update(states)
+            raise ValueError(f"the step overflows: {error}; a smaller learning rate or num_data may help") from error
         return loss
+
+    def _check(self, parameters: list[nn.Parameter]) -> None:
+        current = {p for layer in self._layers for p in (layer.weight, *_covariance_parameters(layer))}
+        if current != {*parameters}:
+            raise ValueError("the model's parameters were replaced since NaturalGradient was made; make it anew")
+        check_gradients(parameters, self._name)
+        for layer in self._layers:
+            for part, _ in layer.posterior.natural_parts():
+                missing = [p for p in part.parameters() if p.grad is None]
+                if 0 < len(missing) < len(list(part.parameters())):
+                    raise ValueError(f"{self._name(missing[0])} has no gradient, but others of its factor have")
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("NaturalGradient belongs to the layers of its model and cannot be copied: use state_dict()")
 
+    def _step_layer(self, layer: BayesianLayer) -> None:
+        gradient, group = layer.weight.grad, self.param_groups[0]
+        # The gradient is whitened by the factors at which it was taken, the step made by the new ones.
+        if gradient is not None:
+            gradient = layer.posterior.whitened(gradient.flatten(1) * float(group["num_data"]))
+        self._step_covariance(layer)
+        if gradient is not None:
+            self._step_mean(layer, gradient, group)
+
     def _step_covariance(self, layer: BayesianLayer) -> None:
-        parameters = _covariance_parameters(layer)
-        if not parameters or any(p.grad is None for p in parameters) or not self._accumulate(parameters):
-            return
-        parts, group = layer.posterior.natural_parts(), self.param_groups[1]
-        for part, count in parts:
+        active = [(part, k) for part, k in layer.posterior.natural_parts() if next(part.parameters()).grad is not None]
+        due = [(part, k) for part, k in active if self._accumulate(list(part.parameters()))]
+        for part, count in due:
+            group = self.param_groups[1]
             totals = [self.state[p].pop("total") for p in part.parameters()]
-            step = part.whitened_gradient(*totals) * (self.num_data / (self.every * count))
-            if len(parts) > 1:
+            step = part.whitened_gradient(*totals) * (float(group["num_data"]) / (group["every"] * count))
+            if len(due) > 1:
                 scale = step if step.dim() == 1 else step.diagonal(dim1=-2, dim2=-1)
-                scale.sub_(scale.sum() / part.size * (1 - 1 / len(parts)))  # its share of the common scale's step
+                scale.sub_(scale.sum() / part.size * (1 - 1 / len(due)))  # its share of the common scale's step
             state = self.state[next(part.parameters())]
             part.contract_(group["lr"] * _average(state, "velocity", step, group["momentum"]))
-        layer.posterior.balance_()
+        if due and all(p.requires_grad for p in layer.posterior.parameters()):
+            layer.posterior.balance_()
 
     def _accumulate(self, parameters: list[nn.Parameter]) -> bool:
         """Add the gradients to their sums; whether it is time for a step."""
         for p in parameters:
             state, gradient = self.state[p], p.grad
             assert gradient is not None
-            state["total"] = state["total"].add_(gradient) if "total" in state else gradient.clone()
+            state["total"] = state["total"] + gradient if "total" in state else gradient.clone()
         first = self.state[parameters[0]]
-        first["accumulated"] = (first.get("accumulated", 0) + 1) % self.every
+        first["accumulated"] = (first.get("accumulated", 0) + 1) % self.param_groups[1]["every"]
         return first["accumulated"] == 0
 
-    def _step_mean(self, layer: BayesianLayer, whitened: Tensor) -> None:
-        group, state = self.param_groups[0], self.state[layer.weight]
+    def _step_mean(self, layer: BayesianLayer, whitened: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[layer.weight]
         step = _average(state, "velocity", whitened, group["momentum"])
         if group["second_moment"] is not None:
             square = _average(state, "square", whitened.square(), group["second_moment"])
@@ -172,6 +212,21 @@ def _covariance_parameters(layer: BayesianLayer) -> list[nn.Parameter]:
     return [p for part, _ in layer.posterior.natural_parts() for p in part.parameters()]
 
 
+def _check_layers(layers: list[BayesianLayer], name: Callable[[Tensor], str]) -> None:
+    seen = set()
+    for layer in layers:
+        for p in (layer.weight, *_covariance_parameters(layer)):
+            if p in seen:
+                raise ValueError(f"two layers share {name(p)}, which would be stepped twice; share the layer instead")
+            if p.dtype not in (torch.float32, torch.float64):
+                raise ValueError(f"natural gradient needs float32 or float64 parameters, {name(p)} is {p.dtype}")
+            seen.add(p)
+        for part, _ in layer.posterior.natural_parts():
+            if len({p.requires_grad for p in part.parameters()}) > 1:
+                first = next(part.parameters())
+                raise ValueError(f"all parameters of a factor are frozen or none, but not that of {name(first)}")
+
+
 def _average(state: dict[str, Any], name: str, value: Tensor, rate: float) -> Tensor:
     """The exponential moving average of ``value`` kept in ``state``, corrected for its start at 0; itself at rate 0."""
     if rate == 0:
@@ -179,7 +234,8 @@ def _average(state: dict[str, Any], name: str, value: Tensor, rate: float) -> Te
     count = state[f"{name}_steps"] = state.get(f"{name}_steps", 0) + 1
     if name not in state:
         state[name] = torch.zeros_like(value)
-    return state[name].lerp_(value, 1 - rate) / (1 - rate**count)
+    state[name] = state[name].lerp(value, 1 - rate)
+    return state[name] / (1 - rate**count)
 
 
 def _rate(name: str, value: Any) -> None:
