@@ -15,6 +15,7 @@ glibc's allocator keep freed memory instead of returning it to the system; one s
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -106,6 +107,10 @@ def tables(rounds: int, seconds: float, only: str) -> dict[str, dict[str, dict[s
         for metric in RETRACTIONS
         for rule in RULES
     } | {f"{rule}, 100 ordinary parameters": partial(ordinary, rule) for rule in RULES}
+    if not any(only in title for title in makers):
+        raise SystemExit(f"manifolds.py: no table's title holds {only!r}; there are: {'; '.join(makers)}")
+    if importlib.util.find_spec("geoopt") is None:
+        print("geoopt is not installed (pip install geoopt): ratios are to the first row of mnvi")
     results = {}
     for title, make in makers.items():
         if only in title:
@@ -154,12 +159,12 @@ def versions() -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=60, help="of a table, at most, after five rounds")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=50, help="of every table (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60, help="of a table, at most, after five rounds (60)")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
     parser.add_argument("--only", default="", help="run only the tables whose title holds this, 'Adam' or '4096' say")
     parser.add_argument("--drift", action="store_true", help="measure the drift instead of the time of a step")
-    parser.add_argument("--steps", type=int, default=100_000, help="of the drift")
+    parser.add_argument("--steps", type=int, default=100_000, help="of the drift (default: %(default)s)")
     parser.add_argument("--json", help="also write the results here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
