@@ -523,3 +523,25 @@ def test_laws_see_what_is_broken(broken, law):
     law(MANIFOLDS[row])
     with pytest.raises(AssertionError):
         law(dataclasses.replace(MANIFOLDS[row], manifold=broken))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("manifold", [Stiefel(), Grassmann(), Orthogonal()], ids=repr)
+def test_other_numbers_are_refused(manifold, dtype):
+    with pytest.raises(ValueError, match=f"numbers, got {dtype}"):
+        manifold.check(torch.eye(3).to(dtype))
+
+
+@pytest.mark.parametrize("name", MANIFOLDS)
+def test_empty_batches(name):
+    case = MANIFOLDS[name]
+    shape = tuple((0, *s) for s in case.shape) if case.manifold.num_tensors > 1 else (0, *case.shape)
+    x = case.manifold.random(*shape, dtype=case.dtype)
+    case.manifold.check(x)
+    v = case.manifold.tangent(x, laws.ambient(x))
+    points = [case.manifold.project(x), case.manifold.retract(x, v), case.manifold.transport(x, x, v)]
+    points += [case.manifold.exp(x, v)] if "exp" in case.closed else []
+    points += [case.manifold.log(x, x)] if "log" in case.closed else []
+    for point in points:
+        assert [t.shape for t in tree_leaves(point)] == [t.shape for t in tree_leaves(x)]
+    assert case.manifold.residual(x).shape == (0,)

@@ -555,6 +555,39 @@ def test_loading_keeps_the_manifold_object_and_refuses_another_manifold():
     assert_same(optimiser.state_dict(), before)
 
 
+@pytest.mark.parametrize(
+    ("rule", "kind"), [(RiemannianAdam, torch.optim.Adam), (RiemannianSGD, torch.optim.SGD)], ids=["adam", "sgd"]
+)
+def test_states_of_torch_load_and_continue(rule, kind):
+    ours = torch.randn(3, 2, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    reference, optimiser = kind([theirs], lr=0.1), rule([ours], lr=0.5, reproject_every=7)
+    theirs.square().sum().backward()
+    ours.square().sum().backward()
+    reference.step()
+    with torch.no_grad():
+        ours.copy_(theirs)
+    optimiser.load_state_dict(copy.deepcopy(reference.state_dict()))
+    assert optimiser.param_groups[0]["reproject_every"] == 7
+    reference.step()
+    optimiser.step()
+    assert torch.equal(ours, theirs)
+    point = Stiefel().random(3, 2).requires_grad_()
+    with pytest.raises(ValueError, match=r"its saved state on Euclidean\(\)"):
+        rule([{"params": [point], "manifold": Stiefel()}]).load_state_dict(reference.state_dict())
+
+
+def test_the_state_of_another_rule_is_refused():
+    p = torch.randn(3, 2, requires_grad=True)
+    adam, sgd = RiemannianAdam([p]), RiemannianSGD([p])
+    before = copy.deepcopy(sgd.state_dict())
+    with pytest.raises(ValueError, match="no momentum, dampening, nesterov"):
+        sgd.load_state_dict(adam.state_dict())
+    assert_same(sgd.state_dict(), before)
+    with pytest.raises(ValueError, match="no betas, eps, amsgrad"):
+        adam.load_state_dict(sgd.state_dict())
+
+
 def test_learning_rate_schedules_drive_rates_and_momenta():
     groups, params = spheres()
     optimiser = RiemannianSGD(groups, lr=0.1, momentum=0.9)
@@ -724,6 +757,20 @@ def test_bad_options_of_adam_are_refused(options):
         RiemannianAdam([torch.ones(2)], **options)
     with pytest.raises(ValueError, match=next(iter(options))):
         RiemannianAdam([{"params": [torch.ones(2)], **options}])
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+def test_one_tensor_as_both_factors_is_refused():
+    p = torch.randn(3, 3, requires_grad=True)
+    with pytest.raises(ValueError, match="one of them twice"):
+        RiemannianSGD([{"params": [p, p], "manifold": Kronecker()}])
+
+
+def test_options_that_are_not_numbers_are_refused():
+    with pytest.raises(ValueError, match="dampening must be"):
+        RiemannianSGD([torch.ones(2)], dampening=math.nan)
+    with pytest.raises(TypeError, match="betas must be two numbers"):
+        RiemannianAdam([torch.ones(2)], betas=0.9)
 
 
 def test_messages_name_named_parameters():

@@ -11,7 +11,7 @@ import torch
 from conftest import assert_close, cases
 from manifold_cases import Case, gram, kron, kron_gram
 
-from mnvi.manifolds import SPD, CholeskySPD, Kronecker, SPDKronecker
+from mnvi.manifolds import SPD, CholeskySPD, Kronecker, Product, SPDKronecker
 from mnvi.optim import RiemannianSGD
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -384,3 +384,38 @@ def test_unknown_metric_is_refused():
     with pytest.raises(ValueError, match="metric must be one of 'affine-invariant'"):
         SPD("hyperbolic")
     assert repr(SPD()) == "SPD(metric='affine-invariant')"
+
+
+def test_complex_numbers_are_refused():
+    eye = torch.eye(2, dtype=torch.complex128)
+    for manifold, x in ((SPD(), eye), (CholeskySPD(), eye), (Kronecker(), (eye, eye)), (SPDKronecker(), (eye, eye))):
+        with pytest.raises(ValueError, match=r"needs real numbers, got torch\.complex128"):
+            manifold.check(x)
+        with pytest.raises(ValueError, match=r"needs real numbers, got torch\.complex64"):
+            manifold.random(2, 2, dtype=torch.complex64)
+
+
+@pytest.mark.parametrize("manifold", [*METRICS.values(), CholeskySPD()], ids=repr)
+def test_no_step_leaves_every_admitted_point_as_it_is(manifold):
+    x = torch.diag(torch.tensor([1.0, 1e-5, 1e-6], dtype=torch.float32))
+    x = x.sqrt() if isinstance(manifold, CholeskySPD) else x
+    manifold.check(x)
+    assert_close(manifold.retract(x, torch.zeros_like(x)).diagonal() / x.diagonal(), torch.ones(3), 10)
+    assert_close(manifold.project(x).diagonal() / x.diagonal(), torch.ones(3), 10)
+
+
+def test_tiny_and_huge_numbers():
+    SPD().check(SPD().random(3, 3, dtype=torch.float32) * 1e-25)
+    x, y = (tuple(1e12 * each for each in Kronecker().random(3, 2, dtype=torch.float32)) for _ in range(2))
+    exact = Kronecker().dist(*(tuple(each.double() for each in point) for point in (x, y)))
+    assert relative(Kronecker().dist(x, y), exact) < 1e-5
+
+
+def test_misshapen_points_are_named():
+    x = torch.eye(2)
+    with pytest.raises(TypeError, match="a tensor or a tuple of tensors, got list"):
+        Kronecker().check([x, x])
+    with pytest.raises(ValueError, match="same batch"):
+        Product(SPD(), SPD()).check((x, x.expand(3, 2, 2)))
+    with pytest.raises(TypeError, match="shapes such as"):
+        Product(SPD(), SPD()).random(3, 3)

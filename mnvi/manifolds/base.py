@@ -9,6 +9,8 @@ from torch import Tensor
 Point = Any  # a Tensor, or a tuple of Tensors where ``num_tensors`` > 1; the same structure for tangent vectors
 Size = tuple[int, ...]
 
+REAL = (torch.float32, torch.float64)  # the numbers that torch's decompositions take
+COMPLEX = (torch.complex64, torch.complex128)
 TOLERANCE = 1e-3  # residual above which a point is refused as lying off its manifold
 
 
@@ -29,10 +31,13 @@ class Manifold(ABC):
     Where they are known in closed form there are also ``exp(x, v)``, the geodesic from x with velocity v at time 1,
     ``log(x, y)``, the velocity of the shortest geodesic from x to y, and ``dist(x, y)``, its length.
 
+    A batch goes in as leading dimensions; ``torch.vmap`` is not supported, as some methods choose by the data.
+
     Source: Absil, Mahony & Sepulchre, 'Optimization Algorithms on Matrix Manifolds' (2008).
     """
 
     num_tensors = 1  # a point is one tensor, or a tuple of so many
+    dtypes: tuple[torch.dtype, ...] = REAL + COMPLEX  # of the numbers that a point may hold
     constant_norm = False  # whether all points have one Frobenius norm, so that weight decay has nothing to act on
     order: float = 1  # of the retraction; infinite where it is the exponential
 
@@ -73,12 +78,24 @@ class Manifold(ABC):
         """A random point of this shape (for a tuple: one shape for each tensor), far from any special position."""
 
     def check(self, x: Point) -> None:
-        """Raise ValueError unless ``x`` is a point of the manifold, up to a residual of 10⁻³."""
-        self.check_shape(*(tuple(tensor.shape) for tensor in tensors(x)))
+        """Raise ValueError unless ``x`` is a point of the manifold, up to a residual of 10⁻³.
+
+        Raises TypeError where ``x`` is neither a tensor nor a tuple of them.
+        """
+        self.check_shape(*shapes(self, x))
+        for tensor in tensors(x):
+            self.check_dtype(tensor.dtype)
         residual = self.residual(x)
         worst = residual.max().item() if residual.numel() else 0.0
         if not worst <= TOLERANCE:  # also where it is NaN
             raise ValueError(f"not a point of {self}: its residual is {worst:.2g}; project it with {self}.project")
+
+    def check_dtype(self, dtype: torch.dtype | None) -> None:
+        """Raise ValueError unless a point may hold numbers of this dtype, torch's default where it is None."""
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if dtype not in self.dtypes:
+            kinds = [name for name, kind in (("real", REAL), ("complex", COMPLEX)) if kind[0] in self.dtypes]
+            raise ValueError(f"a point of {self} needs {' or '.join(kinds)} numbers, got {dtype}; use {self.dtypes}")
 
     def squared_norm(self, x: Point, v: Point) -> Point:
         """‖v‖² at ``x``, in the point's structure and broadcastable against it: one number a point."""
@@ -97,6 +114,13 @@ class Manifold(ABC):
 def tensors(x: Point) -> tuple[Tensor, ...]:
     """The tensors of a point: itself, or those of the tuple."""
     return x if isinstance(x, tuple) else (x,)
+
+
+def shapes(manifold: Manifold, x: Point) -> list[Size]:
+    """The shapes of a point's tensors, or TypeError where it is neither a tensor nor a tuple of them."""
+    if not all(isinstance(tensor, Tensor) for tensor in tensors(x)):
+        raise TypeError(f"a point of {manifold} is a tensor or a tuple of tensors, got {type(x).__name__}")
+    return [tuple(tensor.shape) for tensor in tensors(x)]
 
 
 def matrix_shape(shape: Size, what: str) -> tuple[int, int]:

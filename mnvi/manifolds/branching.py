@@ -10,6 +10,8 @@ def within(values: Tensor, limit: float, *, traced: bool) -> bool:
     """Whether no entry exceeds ``limit`` in size (a NaN does); ``traced`` in a traced graph, which cannot branch so."""
     if torch.compiler.is_compiling():
         return traced
+    if not values.numel():
+        return True
     return float(torch.linalg.vector_norm(values.detach(), math.inf)) <= limit
 
 

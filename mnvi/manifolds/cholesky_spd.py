@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from .base import Manifold, Size, real_inner, sym
-from .definite import floor, floored, one_plus, replace, safely_definite, shorten
+from .base import REAL, Manifold, Size, real_inner, sym
+from .definite import definite, floor, floored, one_plus, replace, safely_definite, shorten
 from .spd import SPD, check_square
 
 
 class CholeskySPD(Manifold):
-    """Lower-triangular A with a positive diagonal, shape (..., n, n), each standing for U = A Aᵀ.
+    """Real lower-triangular A with a positive diagonal, shape (..., n, n), each standing for U = A Aᵀ.
 
     The metric is that of U among symmetric matrices, tr(δU δU'), as in ``SPD("euclidean")``. A tangent vector δA is
     the one of all that give δU = δA Aᵀ + A δAᵀ whose δA Aᵀ is symmetric, δA = ½ δU A⁻ᵀ; it is not triangular. For the
@@ -22,6 +22,8 @@ class CholeskySPD(Manifold):
 
     Source: Rudnev, Kropotov & Taskynov (2019), 'PSD optimization'.
     """
+
+    dtypes = REAL
 
     def check_shape(self, *shapes: Size) -> None:
         check_square(self, *shapes)
@@ -57,9 +59,8 @@ class CholeskySPD(Manifold):
     def check(self, x: Tensor) -> None:
         """Raise ValueError unless ``x`` is a point; also where A Aᵀ is singular to the precision of its dtype."""
         super().check(x)
-        sigma = torch.linalg.svdvals(x)
-        ratio = (sigma[..., -1] / sigma[..., 0]).square().min().item()
-        if not ratio > floor(x) / 2:
+        if not _admissible(x).all():
+            ratio = _ratio(x).min().item()
             raise ValueError(f"not a point of {self}: λ_min/λ_max of A Aᵀ is {ratio:.2g}, singular in {x.dtype}")
 
     def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
@@ -111,4 +112,16 @@ def _triangular(f: Tensor) -> Tensor:
 def _guarded(a: Tensor) -> Tensor:
     """A where A Aᵀ is safely definite, else the factor of the nearest that is."""
     u = a @ a.mT
-    return replace(a, ~safely_definite(u), lambda u: torch.linalg.cholesky(floored(u)), u)
+    unsafe = ~safely_definite(u)
+    unsafe = replace(unsafe, unsafe, lambda a: ~_admissible(a), a)
+    return replace(a, unsafe, lambda u: torch.linalg.cholesky(floored(u)), u)
+
+
+def _ratio(a: Tensor) -> Tensor:
+    """λ_min/λ_max of A Aᵀ, from A for twice the digits."""
+    sigma = torch.linalg.svdvals(a.detach())
+    return (sigma[..., -1] / sigma[..., 0]).square()
+
+
+def _admissible(a: Tensor) -> Tensor:
+    return (_ratio(a) > floor(a) / 2) & definite(a @ a.mT)

@@ -61,14 +61,25 @@ def safely_definite(s: Tensor) -> Tensor:
         return definite(s - (floor(s) * size)[..., None, None] * identity)
 
 
+def admissible(s: Tensor) -> Tensor:
+    """Whether a symmetric matrix has λ_min/λ_max above half of :func:`floor`, and a Cholesky factor.
+
+    This is what a point needs and what a step leaves alone; half, as what was raised to the floor may be rounded down.
+    """
+    eigenvalues = torch.linalg.eigvalsh(s.detach())
+    return (eigenvalues[..., 0] > floor(s) / 2 * eigenvalues[..., -1]) & definite(s)
+
+
 def floored(s: Tensor) -> Tensor:
     """The symmetric matrix S with every eigenvalue raised to :func:`floor` times the largest magnitude."""
     return sym(spectral.apply(_raise_to_floor, s))
 
 
 def ensure_definite(s: Tensor) -> Tensor:
-    """S where it is safely definite, else ``floored``."""
-    return replace(s, ~safely_definite(s), floored, s)
+    """S where it is :func:`admissible`, else ``floored``."""
+    unsafe = ~safely_definite(s)
+    unsafe = replace(unsafe, unsafe, lambda s: ~admissible(s), s)
+    return replace(s, unsafe, floored, s)
 
 
 def replace(x: Tensor, where: Tensor, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .base import Manifold, Size, real_inner
+from .base import Manifold, Size, real_inner, shapes
 
 
 class Euclidean(Manifold):
@@ -20,6 +20,10 @@ class Euclidean(Manifold):
     def check_shape(self, *shapes: Size) -> None:
         if len(shapes) != 1:
             raise ValueError(f"a point of {self} is one tensor, got {len(shapes)}")
+
+    def check(self, x: Tensor) -> None:
+        """Raise TypeError or ValueError unless ``x`` is one tensor; any numbers are a point."""
+        self.check_shape(*shapes(self, x))
 
     def project(self, x: Tensor) -> Tensor:
         return x

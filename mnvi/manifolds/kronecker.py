@@ -5,14 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-from .base import Manifold, Size, matrix_shape, real_inner
+from .base import REAL, Manifold, Size, matrix_shape, real_inner
 from .definite import reach, shorten
 
 Pair = tuple[Tensor, Tensor]
 
 
 class Kronecker(Manifold):
-    """Pairs (X, Y) of nonzero matrices, (..., m, n) and (..., p, q), each standing for U = X ⊗ Y.
+    """Pairs (X, Y) of nonzero real matrices, (..., m, n) and (..., p, q), each standing for U = X ⊗ Y.
 
     The metric is that of U among all (mp × nq) matrices. A tangent vector (δX, δY) stands for δX ⊗ Y + X ⊗ δY, and of
     all pairs that stand for the same one it is the one with ⟨X, δX⟩ = 0. U itself is never formed.
@@ -32,6 +32,7 @@ class Kronecker(Manifold):
     """
 
     num_tensors = 2
+    dtypes = REAL
     order = 2
 
     def check_shape(self, *shapes: Size) -> None:
@@ -81,6 +82,7 @@ class Kronecker(Manifold):
         """Standard normal factors of two shapes, as in ``random((4, 3), (2, 5))``; an int n stands for (n, n)."""
         shapes = square_shapes(shape)
         self.check_shape(*shapes)
+        self.check_dtype(dtype)
         left, right = (torch.randn(each, generator=generator, dtype=dtype, device=device) for each in shapes)
         return left, right
 
@@ -114,7 +116,7 @@ class Kronecker(Manifold):
         *_, angles = self._directions(x, y)
         r, s = self._norm(x), self._norm(y)
         half = torch.hypot(*angles).clamp(max=math.pi) / 2
-        return torch.hypot(r - s, 2 * (r * s).sqrt() * half.sin())[..., 0, 0]
+        return torch.hypot(r - s, 2 * r.sqrt() * s.sqrt() * half.sin())[..., 0, 0]
 
     def norm_grad(self, x: Pair) -> Pair:
         a, b = x

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .base import Manifold, Point, Size
+from .base import Manifold, Point, Size, shapes
 
 
 class Product(Manifold):
@@ -35,9 +35,11 @@ class Product(Manifold):
             raise ValueError(f"a point of {self} is a tuple of {self.num_tensors} tensors, got {len(shapes)}")
         for part, piece in zip(self._parts, self._cut(shapes), strict=True):
             part.check_shape(*(piece if part.num_tensors > 1 else (piece,)))
+        if len({shape[:-2] for shape in shapes}) > 1:
+            raise ValueError(f"{self} needs shapes with the same batch, got {', '.join(map(str, shapes))}")
 
     def check(self, x: Point) -> None:
-        self.check_shape(*(tuple(each.shape) for each in x))
+        self.check_shape(*shapes(self, x))
         for part, piece in zip(self._parts, self._cut(x), strict=True):
             part.check(piece)
 
@@ -66,6 +68,8 @@ class Product(Manifold):
         """One shape for each tensor, as in ``random((5, 3), (4, 4))``."""
         if len(shape) != self.num_tensors:
             raise ValueError(f"random of {self} needs {self.num_tensors} shapes, one for each tensor, got {len(shape)}")
+        if any(isinstance(each, int) for each in shape):
+            raise TypeError(f"random of {self} needs shapes such as (4, 3), one for each tensor, got {shape}")
         options = {"generator": generator, "dtype": dtype, "device": device}
         return self._map(lambda part, shape: part.random(*shape, **options), shape)
 

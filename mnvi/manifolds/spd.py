@@ -6,18 +6,22 @@ import torch
 from torch import Tensor
 
 from ..checks import one_of
-from .base import Manifold, Size, matrix_shape, sym
-from .definite import ensure_definite, floor, floored, shorten
+from .base import REAL, Manifold, Size, matrix_shape, sym
+from .definite import admissible, ensure_definite, largest, shorten
 from .spd_metrics import METRICS
 
 
 class SPD(Manifold):
-    """Symmetric positive definite matrices, shape (..., n, n); tangent vectors are the symmetric matrices.
+    """Real symmetric positive definite matrices, shape (..., n, n); tangent vectors are the symmetric matrices.
 
     The retraction takes a tangent vector and is the metric's exponential, until a step is so long that the exponential
     would leave the cone or overflow. From there on it is bent, so that its result is positive definite for every step:
-    no step changes ‖x‖ by more than about n·eps^-½ times, and eigenvalues below n·eps of the largest are raised to it.
+    no step changes ‖x‖ by more than about n·eps^-½ times, and where ``check`` would find the result singular,
+    eigenvalues below n·eps of the largest are raised to it.
     A Euclidean or Bures-Wasserstein step is bent once it more than halves x, or I + L_x[v], in some direction.
+
+    ``exp``, ``retract`` and ``dist`` may be differentiated with respect to the point. The derivatives of the other
+    methods may be NaN there where eigenvalues of the point, or of x⁻¹y, coincide.
 
     Args:
         metric: "affine-invariant" (tr(x⁻¹u x⁻¹v)), "log-euclidean", "bures-wasserstein" (the 2-Wasserstein distance of
@@ -30,6 +34,7 @@ class SPD(Manifold):
         >>> middle = manifold.exp(x, manifold.log(x, y) / 2)
     """
 
+    dtypes = REAL
     order = math.inf
 
     def __init__(self, metric: str = "affine-invariant") -> None:
@@ -40,8 +45,8 @@ class SPD(Manifold):
         check_square(self, *shapes)
 
     def project(self, x: Tensor) -> Tensor:
-        """The symmetric part, with eigenvalues below n·eps (n at least 10) of the largest raised to that."""
-        return floored(sym(x))
+        """The symmetric part; if that is singular, its eigenvalues below n·eps of the largest (n ≥ 10) raised to it."""
+        return ensure_definite(sym(x))
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return sym(v)
@@ -62,6 +67,7 @@ class SPD(Manifold):
     def residual(self, x: Tensor) -> Tensor:
         """Relative: (‖x − xᵀ‖ + max(0, −λ_min)) / ‖x‖, NaN where an entry is not finite."""
         finite = x.isfinite().all(-1).all(-1)
+        x = x / largest(x).clamp(min=torch.finfo(x.dtype).tiny)  # lest the norm of small numbers be 0
         eigenvalues = torch.linalg.eigvalsh(torch.where(finite[..., None, None], sym(x), 0.0))
         violation = torch.linalg.matrix_norm(x - x.mT) + (-eigenvalues[..., 0]).clamp(min=0)
         return torch.where(finite, violation / torch.linalg.matrix_norm(x), math.nan)
@@ -69,14 +75,15 @@ class SPD(Manifold):
     def check(self, x: Tensor) -> None:
         """Raise ValueError unless ``x`` is a point; also where it is singular to the precision of its dtype."""
         super().check(x)
-        eigenvalues = torch.linalg.eigvalsh(sym(x))
-        ratio = (eigenvalues[..., 0] / eigenvalues[..., -1]).min().item()
-        if not ratio > floor(x) / 2:
+        if not admissible(sym(x)).all():
+            eigenvalues = torch.linalg.eigvalsh(sym(x))
+            ratio = (eigenvalues[..., 0] / eigenvalues[..., -1]).min().item()
             raise ValueError(f"not a point of {self}: λ_min/λ_max is {ratio:.2g}, singular in {x.dtype}")
 
     def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
         """I + G Gᵀ/n, G standard normal."""
         self.check_shape(shape)
+        self.check_dtype(dtype)
         g = torch.randn(*shape, generator=generator, dtype=dtype, device=device)
         return torch.eye(shape[-1], dtype=g.dtype, device=g.device) + sym(g @ g.mT) / shape[-1]
 

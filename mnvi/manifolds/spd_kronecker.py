@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Manifold, Size
+from .base import REAL, Manifold, Size
 from .cholesky_spd import CholeskySPD, lift, pull, push
 from .kronecker import Kronecker, Pair, check_pair, square_shapes
 from .spd import check_square
@@ -12,7 +12,7 @@ FACTOR, PRODUCT = CholeskySPD(), Kronecker()
 
 
 class SPDKronecker(Manifold):
-    """Pairs (A, B) of Cholesky factors, (..., n, n) and (..., p, p), each standing for U = A Aᵀ ⊗ B Bᵀ.
+    """Pairs (A, B) of real Cholesky factors, (..., n, n) and (..., p, p), each standing for U = A Aᵀ ⊗ B Bᵀ.
 
     That is the row and column covariance of a matrix-normal distribution. It is :class:`Kronecker` with X = A Aᵀ and
     Y = B Bᵀ, each in the coordinates of :class:`CholeskySPD`: a tangent vector (δA, δB) stands for δX ⊗ Y + X ⊗ δY with
@@ -30,6 +30,7 @@ class SPDKronecker(Manifold):
     """
 
     num_tensors = 2
+    dtypes = REAL
 
     def check_shape(self, *shapes: Size) -> None:
         check_pair(self, *shapes)

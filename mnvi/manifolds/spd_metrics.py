@@ -106,7 +106,7 @@ class LogEuclidean(Metric):
         """The exponential, with the eigenvalues of D log_x[v] kept within ± log ``reach``."""
         logs, q, k = self._log(x)
         move = spectral.sandwich(q, k, v)
-        if move.abs().sum(-1).max() > _log_reach(x):  # no smaller than the largest eigenvalue
+        if (move.abs().sum(-1) > _log_reach(x)).any():  # no smaller than the largest eigenvalue
             move = spectral.apply(_limited, move)
         return spectral.apply(spectral.exp, (q * logs.unsqueeze(-2)) @ q.mT + move)
 

@@ -1,5 +1,6 @@
 """The unitary group."""
 
+from .base import COMPLEX
 from .unitary_group import UnitaryGroup
 
 
@@ -15,4 +16,4 @@ class Unitary(UnitaryGroup):
         >>> v = manifold.log(x, manifold.random(4, 4))
     """
 
-    _complex = True
+    dtypes = COMPLEX

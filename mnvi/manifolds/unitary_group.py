@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import one_of
 from . import orthonormal
-from .base import Manifold, Size, matrix_shape, real_inner, skew
+from .base import REAL, Manifold, Size, matrix_shape, real_inner, skew
 from .polar import polar_factor
 from .skew_hermitian import identity, logarithm
 
@@ -27,7 +27,7 @@ class UnitaryGroup(Manifold):
     """
 
     constant_norm = True
-    _complex = False  # the kind of numbers of a point
+    dtypes = REAL
 
     def __init__(self, retraction: str = "qr") -> None:
         self.retraction = one_of("retraction", retraction, tuple(ORDER))
@@ -42,10 +42,6 @@ class UnitaryGroup(Manifold):
         n, p = matrix_shape(shapes[0], f"a point of {self}")
         if n != p:
             raise ValueError(f"a point of {self} needs a square shape (..., n, n), got {tuple(shapes[0])}")
-
-    def check(self, x: Tensor) -> None:
-        self._check_dtype(x.dtype)
-        super().check(x)
 
     def project(self, x: Tensor) -> Tensor:
         return polar_factor(x)
@@ -72,8 +68,8 @@ class UnitaryGroup(Manifold):
         """A point from the uniform (Haar) distribution."""
         self.check_shape(shape)
         default = torch.get_default_dtype()
-        dtype = (default.to_complex() if self._complex else default) if dtype is None else dtype
-        self._check_dtype(dtype)
+        dtype = (default if default in self.dtypes else default.to_complex()) if dtype is None else dtype
+        self.check_dtype(dtype)
         return orthonormal.random(*shape, generator=generator, dtype=dtype, device=device)
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
@@ -96,7 +92,3 @@ class UnitaryGroup(Manifold):
         # 2 sin and 2 cos of half of each angle: sorted against each other they pair up, and neither loses small values.
         sines, cosines = torch.linalg.svdvals(q - eye), torch.linalg.svdvals(q + eye).flip(-1)
         return torch.linalg.vector_norm(2 * torch.atan2(sines, cosines), dim=-1)
-
-    def _check_dtype(self, dtype: torch.dtype) -> None:
-        if dtype.is_complex != self._complex:
-            raise ValueError(f"a point of {self} needs {'complex' if self._complex else 'real'} numbers, got {dtype}")

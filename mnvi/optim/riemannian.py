@@ -13,6 +13,8 @@ from ..manifolds import Euclidean, Manifold
 from ..manifolds.base import Point, tensors
 from .checks import check_gradients, first_non_finite, non_negative
 
+OPTIONAL = ("manifold", "reproject_every", "differentiable")  # in a saved group; torch adds the last by itself
+
 Options = dict[str, Any]
 State = dict[str, Point]
 Move = tuple[tuple[Tensor, ...], Point, State]  # a point's tensors, where it goes, and the state that goes with it
@@ -110,10 +112,14 @@ class RiemannianOptimizer(Optimizer, ABC):
         if "defaults" not in state:  # called by load_state_dict, with names where unpickling has the manifolds
             groups = list(zip(self.param_groups, state["param_groups"], strict=True))
             for i, (own, saved) in enumerate(groups):
-                if saved["manifold"] != repr(own["manifold"]):
-                    raise ValueError(f"group {i} is on {own['manifold']}, its saved state on {saved['manifold']}")
+                manifold = saved.get("manifold", repr(Euclidean()))
+                if manifold != repr(own["manifold"]):
+                    raise ValueError(f"group {i} is on {own['manifold']}, its saved state on {manifold}")
+                if missing := [name for name in self.defaults if name not in saved and name not in OPTIONAL]:
+                    raise ValueError(f"the saved state of group {i} has no {', '.join(missing)}: of another optimiser?")
             for own, saved in groups:
                 saved["manifold"] = own["manifold"]
+                saved.setdefault("reproject_every", own["reproject_every"])
         super().__setstate__(state)
 
     def _check_points(self, group: Options) -> None:
@@ -123,6 +129,8 @@ class RiemannianOptimizer(Optimizer, ABC):
                 f"a group on {manifold} holds the {manifold.num_tensors} tensors of one point, got {len(params)}: "
                 + ", ".join(map(self._name, params))
             )
+        if manifold.num_tensors > 1 and len(set(params)) < len(params):
+            raise ValueError(f"the tensors of a point on {manifold} must differ, got one of them twice")
         for point in [] if _is_euclidean(group) else _cut(group):
             try:
                 manifold.check(_structure(point))

@@ -68,6 +68,8 @@ class RiemannianAdam(RiemannianOptimizer):
     def check_options(self, options: Options) -> None:
         super().check_options(options)
         non_negative("eps", options["eps"])
+        if not isinstance(options["betas"], (tuple, list)):
+            raise TypeError(f"betas must be two numbers, got {options['betas']!r}")
         if len(options["betas"]) != 2 or not all(0 <= beta < 1 for beta in options["betas"]):
             raise ValueError(f"betas must be two numbers in [0, 1), got {options['betas']}")
 

@@ -1,5 +1,7 @@
 """Stochastic gradient descent on manifolds."""
 
+import math
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -64,6 +66,8 @@ class RiemannianSGD(RiemannianOptimizer):
     def check_options(self, options: Options) -> None:
         super().check_options(options)
         non_negative("momentum", options["momentum"])
+        if not isinstance(options["dampening"], Real) or not math.isfinite(options["dampening"]):
+            raise ValueError(f"dampening must be a finite number, got {options['dampening']!r}")
         if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
@@ -81,8 +85,9 @@ class RiemannianSGD(RiemannianOptimizer):
     def euclidean_step(self, group: Options, params: list[Tensor], grads: list[Tensor]) -> None:
         buffers = [self.state.get(p, {}).get(self.moment) for p in params]
         names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-        # With Nesterov torch's foreach code writes into the gradients; without, it takes the same steps, sooner.
-        sgd(params, grads, buffers, foreach=not group["nesterov"], **{name: group[name] for name in names})
+        # With Nesterov torch's foreach code, its choice on accelerators, writes into the gradients.
+        foreach = False if group["nesterov"] else None
+        sgd(params, grads, buffers, foreach=foreach, **{name: group[name] for name in names})
         if group["momentum"] != 0:
             for p, buffer in zip(params, buffers, strict=True):
                 self.state[p][self.moment] = buffer
