@@ -858,3 +858,11 @@ def test_large_finite_gradients_are_no_error():
     x.grad = torch.full_like(x, 1e30)
     RiemannianSGD([x], lr=1e-30).step()
     assert_close(x, torch.full((3, 2), -1.0))
+
+
+def test_a_state_of_adamw_is_refused():
+    p = nn.Parameter(torch.randn(3))
+    state = torch.optim.AdamW([p]).state_dict()
+    state["param_groups"][0]["decoupled_weight_decay"] = True  # older versions of torch do not say so
+    with pytest.raises(ValueError, match="AdamW"):
+        RiemannianAdam([p]).load_state_dict(state)

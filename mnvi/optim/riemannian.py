@@ -117,6 +117,8 @@ class RiemannianOptimizer(Optimizer, ABC):
                     raise ValueError(f"group {i} is on {own['manifold']}, its saved state on {manifold}")
                 if missing := [name for name in self.defaults if name not in saved and name not in OPTIONAL]:
                     raise ValueError(f"the saved state of group {i} has no {', '.join(missing)}: of another optimiser?")
+                if saved.get("decoupled_weight_decay"):
+                    raise ValueError(f"the saved state of group {i} is AdamW's; weight decay is not decoupled here")
             for own, saved in groups:
                 saved["manifold"] = own["manifold"]
                 saved.setdefault("reproject_every", own["reproject_every"])
