@@ -1,7 +1,7 @@
 """The table of manifolds that every law of test_manifolds.py runs on: a new manifold is one row."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -32,7 +32,6 @@ class Case:
     length: float = 0.3  # of the tangent vectors in tests: well inside the injectivity radius
     bad_shapes: tuple = ((3,),)  # shapes that cannot be points
     dtype: torch.dtype = torch.float64
-    options: dict = field(default_factory=dict)  # tolerances that a row may loosen, and why
 
 
 def gram(a):

@@ -12,22 +12,7 @@ from .base import BayesianLayer, build_parts, check_layer_arguments
 
 
 class _MNConvNd(BayesianLayer):
-    """What all convolutions share; the weight matrix is (out_channels, in_channels/groups·∏kernel).
-
-    Takes the torch layer's own arguments (stride, padding, dilation, groups, bias, padding_mode, ...), then
-
-    Args:
-        posterior: family from :mod:`mnvi.posteriors`; ``None`` is ``MatrixNormal()`` with two dense factors. A
-            ``Kronecker`` column factor splits the columns into (channels, kernel positions).
-        prior: prior from :mod:`mnvi.priors`; ``None`` is ``Normal(1.0)``.
-        estimator: ``"weight"`` draws one weight a call. ``"local"`` draws the output at every location with its exact
-            marginal variance, but **independently of the other locations**: that approximates the joint distribution,
-            in which locations share one weight and are correlated.
-
-    Example:
-        >>> layer = mnvi.MNConv2d(3, 16, 3, padding=1)
-        >>> loss = F.mse_loss(layer(x), y) + layer.kl() / num_train
-    """
+    """What all convolutions share; the weight matrix is (out_channels, in_channels/groups·∏kernel)."""
 
     default_estimator = "weight"
 
@@ -59,7 +44,7 @@ class _MNConvNd(BayesianLayer):
 class _MNConvTransposeNd(_MNConvNd):
     """What all transposed convolutions share; the weight matrix is (in_channels, out_channels/groups·∏kernel).
 
-    Arguments as in :class:`_MNConvNd`. Its local estimator draws all outputs independently of each other.
+    The local estimator draws all outputs independently of each other.
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -108,24 +93,48 @@ def _check_sizes(init: Callable, args: tuple, kwargs: dict) -> None:
 
 
 class MNConv1d(_MNConvNd, nn.Conv1d):
-    __doc__ = f"``nn.Conv1d`` whose weight has a posterior.\n\n{_MNConvNd.__doc__}"
+    """``nn.Conv1d`` whose weight has a posterior; arguments and estimators as for :class:`MNConv2d`."""
 
 
 class MNConv2d(_MNConvNd, nn.Conv2d):
-    __doc__ = f"``nn.Conv2d`` whose weight has a posterior.\n\n{_MNConvNd.__doc__}"
+    """``nn.Conv2d`` whose weight matrix, (out_channels, in_channels/groups·∏kernel), has a posterior.
+
+    Takes that layer's own arguments (stride, padding, dilation, groups, bias, padding_mode, ...), then
+
+    Args:
+        posterior: family from :mod:`mnvi.posteriors`; ``None`` is ``MatrixNormal()`` with two dense factors. A
+            ``Kronecker`` column factor splits the columns into (channels, kernel positions).
+        prior: prior from :mod:`mnvi.priors`; ``None`` is ``Normal(1.0)``.
+        estimator: ``"weight"`` draws one weight a call. ``"local"`` draws the output at every location with its exact
+            marginal variance, but **independently of the other locations**: that approximates the joint distribution,
+            in which locations share one weight and are correlated.
+
+    Example:
+        >>> layer = mnvi.MNConv2d(3, 16, 3, padding=1)
+        >>> loss = F.mse_loss(layer(x), y) + layer.kl() / num_train
+    """
 
 
 class MNConv3d(_MNConvNd, nn.Conv3d):
-    __doc__ = f"``nn.Conv3d`` whose weight has a posterior.\n\n{_MNConvNd.__doc__}"
+    """``nn.Conv3d`` whose weight has a posterior; arguments and estimators as for :class:`MNConv2d`."""
 
 
 class MNConvTranspose1d(_MNConvTransposeNd, nn.ConvTranspose1d):
-    __doc__ = f"``nn.ConvTranspose1d`` whose weight has a posterior.\n\n{_MNConvTransposeNd.__doc__}"
+    """``nn.ConvTranspose1d`` whose weight matrix, (in_channels, out_channels/groups·∏kernel), has a posterior.
+
+    Arguments as for :class:`MNConv2d`; ``estimator="local"`` draws all outputs independently of each other.
+    """
 
 
 class MNConvTranspose2d(_MNConvTransposeNd, nn.ConvTranspose2d):
-    __doc__ = f"``nn.ConvTranspose2d`` whose weight has a posterior.\n\n{_MNConvTransposeNd.__doc__}"
+    """``nn.ConvTranspose2d`` whose weight matrix, (in_channels, out_channels/groups·∏kernel), has a posterior.
+
+    Arguments as for :class:`MNConv2d`; ``estimator="local"`` draws all outputs independently of each other.
+    """
 
 
 class MNConvTranspose3d(_MNConvTransposeNd, nn.ConvTranspose3d):
-    __doc__ = f"``nn.ConvTranspose3d`` whose weight has a posterior.\n\n{_MNConvTransposeNd.__doc__}"
+    """``nn.ConvTranspose3d`` whose weight matrix, (in_channels, out_channels/groups·∏kernel), has a posterior.
+
+    Arguments as for :class:`MNConv2d`; ``estimator="local"`` draws all outputs independently of each other.
+    """

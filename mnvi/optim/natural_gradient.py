@@ -93,7 +93,7 @@ class NaturalGradient(Optimizer):
         self._layers = list(_natural_layers(model))
         if not self._layers:
             raise ValueError("the model has no layer with a MatrixNormal or Diagonal posterior; see mnvi.to_bayesian")
-        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         _check_layers(self._layers, self._name)
         means = {"params": [layer.weight for layer in self._layers], "name": "means", "lr": lr, "momentum": momentum}
         means |= {"second_moment": second_moment, "num_data": positive_int("num_data", num_data)}
@@ -201,7 +201,7 @@ class NaturalGradient(Optimizer):
         layer.weight.sub_(change, alpha=group["lr"])
 
     def _name(self, parameter: Tensor) -> str:
-        return next(name for p, name in self._names.items() if p is parameter)
+        return self._names[parameter]
 
 
 def other_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -233,7 +233,7 @@ def _check_layers(layers: list[BayesianLayer], name: Callable[[Tensor], str]) ->
         for part, _ in layer.posterior.natural_parts():
             if len({p.requires_grad for p in part.parameters()}) > 1:
                 first = next(part.parameters())
-                raise ValueError(f"all parameters of a factor are frozen or none, but not that of {name(first)}")
+                raise ValueError(f"the factor of {name(first)} is frozen in part: freeze all its parameters or none")
 
 
 def _average(state: dict[str, Any], name: str, value: Tensor, rate: float) -> Tensor:

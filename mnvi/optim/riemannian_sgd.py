@@ -19,7 +19,7 @@ class RiemannianSGD(RiemannianOptimizer):
 
         b ← μ b + (1 − τ) g (at first b ← g),   d = b (Nesterov: g + μ b),   y = R_x(−lr·d),   b ← T_{x→y} b,   x ← y.
 
-    On Euclidean groups the steps are those of torch.optim.SGD, to the last bit.
+    On Euclidean groups the steps are those of torch.optim.SGD, to the last bit (in bfloat16, to rounding).
 
     Args:
         params: parameters, named parameters, or groups such as ``{"params": [W], "manifold": Stiefel()}``; a group that
