@@ -9,12 +9,14 @@ from mnvi.manifolds import (
     SPD,
     CholeskySPD,
     Euclidean,
+    GeneralLinear,
     Grassmann,
     Kronecker,
     Manifold,
     Orthogonal,
     Product,
     SPDKronecker,
+    SpecialLinear,
     SpecialOrthogonal,
     Stiefel,
     Unitary,
@@ -32,6 +34,7 @@ class Case:
     length: float = 0.3  # of the tangent vectors in tests: well inside the injectivity radius
     bad_shapes: tuple = ((3,),)  # shapes that cannot be points
     dtype: torch.dtype = torch.float64
+    any_length: bool = True  # whether steps of every length end on the manifold; else those too long raise ValueError
 
 
 def gram(a):
@@ -91,6 +94,13 @@ MANIFOLDS |= {
     )
     for group, n in ((Orthogonal, 4), (SpecialOrthogonal, 3), (Unitary, 3))
     for retraction in RETRACTIONS
+}
+MANIFOLDS |= {
+    f"{group.__name__}-{retraction}": Case(
+        group(retraction), (n, n), closed=("exp",), bad_shapes=NOT_SQUARE, any_length=False
+    )
+    for group, n in ((GeneralLinear, 4), (SpecialLinear, 3))
+    for retraction in ("lie", "exp")
 }
 MANIFOLDS |= {
     f"grassmann-{n}x{p}": Case(Grassmann(), (n, p), projector, bad_shapes=THIN) for n, p in ((6, 3), (5, 4), (5, 1))

@@ -354,7 +354,7 @@ def test_every_manifold_descends_stays_saves_and_resumes(case, name):
         assert_close(a, b, 1e4)
 
 
-@cases("case", MANIFOLDS)
+@cases("case", {name: case for name, case in MANIFOLDS.items() if case.any_length})
 @cases("rule", {name: RULES[name] for name in ("momentum", "adam")})
 def test_a_step_far_too_large_stays_on_the_manifold(case, rule):
     x = case.manifold.random(*case.shape, dtype=case.dtype)

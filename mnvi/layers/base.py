@@ -1,7 +1,5 @@
 """All the Bayesian behaviour of a layer, once; linear.py and conv.py add only how an input meets a weight."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -9,6 +7,7 @@ from torch.distributions import Distribution
 from .. import posteriors, priors
 from ..checks import instance, one_of, positive_int
 from ..posteriors.base import Noise
+from ..precision import full_precision
 
 INITIAL_RATIO = 0.1  # posterior standard deviation / standard deviation of the weights, at the start
 
@@ -58,7 +57,7 @@ class BayesianLayer(nn.Module):
 
     def draw_weight(self) -> Tensor:
         """One joint draw of the weight in the layer's own shape, zero where it is pruned."""
-        with _full_precision(self.weight):
+        with full_precision(self.weight):
             noise = self.posterior.draw_noise() if self._frozen is None else self._frozen
             weight = self.weight + self.posterior.deviation(noise).view_as(self.weight)
         return weight if self.weight_mask is None else weight * self.weight_mask
@@ -69,7 +68,7 @@ class BayesianLayer(nn.Module):
 
     def kl(self) -> Tensor:
         """KL(posterior ‖ prior) in nats for the whole weight, a scalar; masks play no part in it."""
-        with _full_precision(self.weight):
+        with full_precision(self.weight):
             return self.prior.kl(self.weight.flatten(1), self.posterior)
 
     def forward(self, input: Tensor, *args) -> Tensor:
@@ -81,7 +80,7 @@ class BayesianLayer(nn.Module):
         if self.estimator == "weight" or self._frozen is not None or self.weight_mask is not None:
             return self._transform(input, self.draw_weight(), self.bias, *args)
         output = self._transform(input, self.weight, self.bias, *args)
-        with _full_precision(self.weight):
+        with full_precision(self.weight):
             deviation = self._deviation(input.to(self.weight.dtype), *args)
         return output + deviation.to(output.dtype)
 
@@ -112,12 +111,6 @@ class BayesianLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, estimator={self.estimator!r}"
-
-
-def _full_precision(weight: Tensor):
-    """A context without autocast: factors, log-determinants and draws stay in the parameters' own precision."""
-    kind = weight.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def build_parts(weight: Tensor, posterior, prior) -> tuple[priors.PriorModule, posteriors.Posterior]:

@@ -3,12 +3,15 @@
 from .base import Manifold
 from .cholesky_spd import CholeskySPD
 from .euclidean import Euclidean
+from .general_linear import GeneralLinear
 from .grassmann import Grassmann
 from .kronecker import Kronecker
+from .matrix_group import MatrixGroup
 from .orthogonal import Orthogonal
 from .product import Product
 from .spd import SPD
 from .spd_kronecker import SPDKronecker
+from .special_linear import SpecialLinear
 from .special_orthogonal import SpecialOrthogonal
 from .stiefel import Stiefel
 from .unitary import Unitary
@@ -17,12 +20,15 @@ __all__ = [
     "SPD",
     "CholeskySPD",
     "Euclidean",
+    "GeneralLinear",
     "Grassmann",
     "Kronecker",
     "Manifold",
+    "MatrixGroup",
     "Orthogonal",
     "Product",
     "SPDKronecker",
+    "SpecialLinear",
     "SpecialOrthogonal",
     "Stiefel",
     "Unitary",

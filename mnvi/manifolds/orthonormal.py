@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .base import Size, matrix_shape, skew
 from .branching import refuse_nonfinite, within
+from .exponential import exponential
 from .polar import polar_factor
 from .skew_hermitian import LIMIT, corrected, identity, times_cayley, times_exponential
 
@@ -84,7 +85,7 @@ def geodesic(x: Tensor, v: Tensor, beta: float = 0.5) -> Tensor:
         return _in_frame(x, v, times_exponential, beta)
     p, eye = x.shape[-1], identity(a)
     generator = _blocks(2 * beta * a, -(s + a @ a), eye.expand_as(a), torch.zeros_like(a))
-    columns = torch.linalg.matrix_exp(generator)[..., :p]
+    columns = exponential(generator, "a tangent vector")[..., :p]
     along, across = columns[..., :p, :], columns[..., p:, :]
     coefficients = torch.cat([along - a @ across, across], -2)
     if beta != 0.5:

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from .base import skew
-from .branching import refuse_nonfinite, within
+from .branching import within
+from .exponential import exponential
 from .polar import polar_factor
 
 LIMIT = 10.0  # largest entry up to which the textbook formula is accurate enough for one correction to mend
@@ -15,19 +16,10 @@ GAUSS_LEGENDRE = [each.tolist() for each in np.polynomial.legendre.leggauss(12)]
 def times_exponential(x: Tensor, a: Tensor) -> Tensor:
     """x·exp(a) for a skew-Hermitian ``a``, shape (..., n, n), and ``x``, shape (..., m, n).
 
-    exp(a) is unitary to a few times ‖a‖·eps; a large matrix is scaled and squared with a correction after each
-    squaring, so that the angles lose the digits that a itself has lost, but not the columns their orthogonality.
-    Raises ValueError if a is not finite.
+    The columns keep their orthogonality to rounding however large a is; the angles lose the digits that a itself has
+    lost. Raises ValueError if a is not finite.
     """
-    if within(a, LIMIT, traced=True):
-        return x @ torch.linalg.matrix_exp(a)
-    refuse_nonfinite("a tangent vector", a)
-    norm = torch.linalg.matrix_norm(a, ord=1)
-    doublings = norm.log2().ceil().clamp(min=0)[..., None, None]
-    result = corrected(torch.linalg.matrix_exp(a * torch.exp2(-doublings)))
-    for done in range(int(doublings.max())):
-        result = torch.where(doublings > done, corrected(result @ result), result)
-    return x @ result
+    return x @ exponential(a, "a tangent vector")
 
 
 def times_cayley(x: Tensor, a: Tensor) -> Tensor:

@@ -7,21 +7,23 @@ from torch import Tensor
 
 from ..checks import one_of
 from . import orthonormal
-from .base import REAL, Manifold, Size, matrix_shape, real_inner, skew
+from .base import REAL, real_inner, skew
+from .matrix_group import MatrixGroup
 from .polar import polar_factor
-from .skew_hermitian import identity, logarithm
+from .skew_hermitian import identity, logarithm, times_cayley, times_exponential
 
 ORDER = {"qr": 1, "polar": 2, "cayley": 2, "exp": math.inf}
+TRANSLATIONS = {"cayley": times_cayley, "exp": times_exponential}
 
 
-class UnitaryGroup(Manifold):
+class UnitaryGroup(MatrixGroup):
     """Square x of shape (n, n) with xᴴx = I; v = xA is tangent for skew-Hermitian A, and ⟨u, v⟩ = Re tr uᴴv.
 
     The metric is invariant under products from both sides, so geodesics are x·exp(tA). The retractions are those of
     :class:`Stiefel`; their orders are 1 for ``"qr"``, 2 for ``"polar"`` and ``"cayley"``, ∞ for ``"exp"``.
 
-    Transport is the left translation yxᴴv. It keeps lengths and angles whatever lies between x and y, where the
-    projection would shorten a momentum at every step, and costs the same two products.
+    Transport is the left translation yxᴴv. It keeps lengths, where the projection would shorten a momentum at every
+    step, and costs the same two products.
 
     Source: Edelman, Arias & Smith (1998), 'The Geometry of Algorithms with Orthogonality Constraints', section 2.2.
     """
@@ -36,30 +38,25 @@ class UnitaryGroup(Manifold):
     def order(self) -> float:  # type: ignore[override]
         return ORDER[self.retraction]
 
-    def check_shape(self, *shapes: Size) -> None:
-        if len(shapes) != 1:
-            raise ValueError(f"a point of {self} needs one tensor, got {len(shapes)}")
-        n, p = matrix_shape(shapes[0], f"a point of {self}")
-        if n != p:
-            raise ValueError(f"a point of {self} needs a square shape (..., n, n), got {tuple(shapes[0])}")
+    def algebra(self, a: Tensor) -> Tensor:
+        return skew(a)
+
+    def translate(self, x: Tensor, a: Tensor) -> Tensor:
+        """x·φ(a) for a skew-Hermitian ``a``; ``"cayley"`` and ``"exp"`` leave x's own rounding errors as they are."""
+        times = TRANSLATIONS.get(self.retraction)
+        return self.retract(x, x @ a) if times is None else times(x, a)
+
+    def left_divide(self, x: Tensor, v: Tensor) -> Tensor:
+        return x.mH @ v
 
     def project(self, x: Tensor) -> Tensor:
         return polar_factor(x)
 
-    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        return x @ skew(x.mH @ v)
-
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         return real_inner(u, v)
 
-    def rgrad(self, x: Tensor, euclidean_grad: Tensor) -> Tensor:
-        return self.tangent(x, euclidean_grad)
-
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         return self.exp(x, v) if self.retraction == "exp" else orthonormal.RETRACTIONS[self.retraction](x, v)
-
-    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        return y @ skew(x.mH @ v)  # skew keeps rounding from building up over many steps
 
     def residual(self, x: Tensor) -> Tensor:
         return orthonormal.residual(x)

@@ -1,0 +1,56 @@
+"""A training loop that may be killed at any moment and goes on where it was, to the same result."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+from tqdm import tqdm
+
+SAVE_SECONDS = 60.0  # between two checkpoints
+
+
+def train(
+    checkpoint: Path,
+    parts: Mapping[str, Any],
+    settings: dict,
+    total: int,
+    step: Callable[[int], dict[str, float]],
+    *,
+    title: str,
+    minutes: float = math.inf,
+    restart: bool = False,
+) -> dict:
+    """Call ``step(i)`` for every i below ``total`` that no earlier run has done.
+
+    Args:
+        checkpoint: file for the state of the ``parts`` and of torch's random numbers.
+        parts: whatever has a ``state_dict``: model, optimisers.
+        settings: what a result depends on; a checkpoint of others is refused.
+        step: takes one training step, whose data must follow from i alone; returns what is to be remembered of it.
+        title: of the progress bar.
+        minutes: stop after so much time, that of earlier runs included, at least one step later.
+        restart: begin anew where there is a checkpoint.
+
+    Returns:
+        ``"history"``, what the steps returned, in order, and ``"seconds"``, the time they took.
+    """
+    if restart:
+        checkpoint.unlink(missing_ok=True)
+    progress = checkpoints.resume(checkpoint, parts, settings) or {"history": [], "seconds": 0.0}
+    history, saved = progress["history"], time.perf_counter()
+    with tqdm(total=total, initial=len(history), desc=title, mininterval=0.5) as bar:
+        while len(history) < total and progress["seconds"] < 60 * minutes:
+            start = time.perf_counter()
+            history.append(step(len(history)))
+            now = time.perf_counter()
+            progress["seconds"] += now - start
+            bar.update()
+            bar.set_postfix({key: f"{value:.4g}" for key, value in history[-1].items()}, refresh=False)
+            if now - saved > SAVE_SECONDS:
+                checkpoints.save(checkpoint, parts, settings, progress)
+                saved = now
+    checkpoints.save(checkpoint, parts, settings, progress)
+    return progress

@@ -1,0 +1,28 @@
+"""Parametrizations: unconstrained tensors to matrices on a manifold; attach one with :func:`mnvi.constrain`."""
+
+from .base import Parametrization
+from .cayley import Cayley, ScaledCayley
+from .constrain import constrain, multiply
+from .cwy import CWY, TCWY
+from .eunn import EUNN
+from .exponential import Exponential
+from .householder import Householder
+from .own import OWN
+from .trivialization import Trivialization
+from .urnn import URNN
+
+__all__ = [
+    "CWY",
+    "EUNN",
+    "OWN",
+    "TCWY",
+    "URNN",
+    "Cayley",
+    "Exponential",
+    "Householder",
+    "Parametrization",
+    "ScaledCayley",
+    "Trivialization",
+    "constrain",
+    "multiply",
+]

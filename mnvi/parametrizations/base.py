@@ -1,0 +1,133 @@
+"""What a parametrization is: a module between unconstrained tensors and matrices on a manifold."""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checks import one_of
+from ..manifolds import Manifold
+from ..manifolds.base import Size
+from ..precision import full_precision
+from .initialisers import INITIALISERS
+from .layout import Layout
+
+Originals = Tensor | tuple[Tensor, ...]  # the unconstrained tensors, which torch calls original, original0, ...
+
+
+class Parametrization(nn.Module, ABC):
+    """A map from unconstrained tensors onto matrices of a manifold, for ``torch.nn.utils.parametrize``.
+
+    :func:`mnvi.constrain` attaches it to a weight, from which it takes its size. A weight with more columns than rows
+    is constrained through its transpose, a convolution's kernel as a matrix (see :class:`Layout`). Laws:
+
+    - ``forward(*originals)`` is on the manifold, up to 10·n·eps, whatever the originals are;
+    - ``forward(right_inverse(w))`` is w for every w that the parametrization reaches; for others, a ValueError;
+    - ``multiply(x, *originals)`` is ``x @ forward(*originals).mT``, by another way where that saves work.
+
+    Every use of the weight maps anew, but inside ``with torch.nn.utils.parametrize.cached():`` the first is kept, and
+    :class:`mnvi.rnn.OrthogonalRNN` maps once a sequence.
+
+    A subclass writes ``check_shape``, ``manifold``, ``matrix``, ``coordinates`` and ``draw``.
+
+    Args:
+        init: where :meth:`draw` starts, ``"haar"``, ``"henaff"``, ``"cayley"`` or ``"identity"``.
+    """
+
+    def __init__(self, init: str) -> None:
+        super().__init__()
+        self.init = one_of("init", init, INITIALISERS)
+        self.layout: Layout | None = None
+        self._start: Originals | None = None
+
+    @abstractmethod
+    def check_shape(self, size: Size) -> None:
+        """Raise ValueError unless there are matrices of this shape (..., n, p), n ≥ p."""
+
+    @abstractmethod
+    def manifold(self, dtype: torch.dtype) -> Manifold:
+        """What the matrices with entries of this type lie on."""
+
+    @abstractmethod
+    def matrix(self, *originals: Tensor) -> Tensor:
+        """The matrix (..., n, p), n ≥ p, of the unconstrained tensors."""
+
+    @abstractmethod
+    def coordinates(self, matrix: Tensor) -> Originals:
+        """Unconstrained tensors that :meth:`matrix` maps to ``matrix``, a point of the manifold, exactly.
+
+        Raises:
+            ValueError: if there are none.
+        """
+
+    @abstractmethod
+    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+        """Unconstrained tensors of a starting matrix of this shape, by the initialiser."""
+
+    def nearest(self, matrix: Tensor) -> Tensor:
+        """The nearest point of the manifold."""
+        return self.manifold(matrix.dtype).project(matrix)
+
+    def attach(self, layout: Layout, like: Tensor, generator: torch.Generator | None = None) -> None:
+        """Take the size from a weight; a subclass makes its buffers here."""
+        if self.layout is not None:
+            raise ValueError(f"{self} is attached to a weight already; give every weight its own")
+        self.check_shape(layout.size)
+        self.manifold(like.dtype).check_dtype(like.dtype)
+        self.layout = layout
+
+    def forward(self, *originals: Tensor) -> Tensor:
+        with full_precision(originals[0]):
+            return self._attached().weight(self.matrix(*originals))
+
+    def right_inverse(self, weight: Tensor) -> Originals:
+        """Unconstrained tensors of a weight on the manifold.
+
+        Raises:
+            ValueError: the weight is not on the manifold, or out of the parametrization's reach.
+        """
+        if self._start is not None:  # while mnvi.constrain attaches it
+            return self._start
+        if self.layout is None:
+            self.attach(Layout(tuple(weight.shape)), weight)
+        with torch.no_grad(), full_precision(weight):
+            matrix = self._attached().matrix(weight)
+            self.manifold(weight.dtype).check(matrix)
+            return self.coordinates(matrix)
+
+    def multiply(self, x: Tensor, *originals: Tensor) -> Tensor:
+        """``x @ weight.mT`` for rows x of shape (..., in), as a linear layer has it."""
+        layout = self._attached()
+        if len(layout.size) > 2:
+            raise ValueError(f"multiply needs a single matrix, got a batch of shape {layout.shape}")
+        if x.dim() == 0 or x.shape[-1] != layout.flat[-1]:
+            raise ValueError(f"expected rows of shape (..., {layout.flat[-1]}), got {tuple(x.shape)}")
+        with full_precision(x):
+            return self.transposed_rows(x, *originals) if layout.transposed else self.rows(x, *originals)
+
+    def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
+        """x Qᵀ, of shape (..., n), for the matrix Q (n, p) and rows x of shape (..., p)."""
+        return F.linear(x, self.matrix(*originals))
+
+    def transposed_rows(self, x: Tensor, *originals: Tensor) -> Tensor:
+        """x Q, of shape (..., p), for rows x of shape (..., n)."""
+        return x @ self.matrix(*originals)
+
+    def factors(self, *originals: Tensor) -> tuple[Tensor, ...]:
+        """What a recurrent layer multiplies by at each step, made once a sequence: Q; or U, P where Q = I − UᵀP."""
+        return (self.forward(*originals),)
+
+    def _attached(self) -> Layout:
+        if self.layout is None:
+            raise ValueError(f"{self} is not attached to a weight: use mnvi.constrain(module, name, parametrization)")
+        return self.layout
+
+    def extra_repr(self) -> str:
+        return f"init={self.init!r}"
+
+
+def check_square(size: Size, what: str) -> None:
+    """Raise ValueError unless ``size`` is (..., n, n), n ≥ 1."""
+    if len(size) < 2 or size[-1] != size[-2] or not size[-1]:
+        raise ValueError(f"{what} needs a square weight (..., n, n), got {tuple(size)}")

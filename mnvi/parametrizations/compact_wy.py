@@ -1,0 +1,101 @@
+"""The compact WY form of a product of reflections, H(u₁)···H(u_L) = I − Uᵀ S⁻¹ U, with its derivative written by hand.
+
+The rows of U, shape (..., L, n), are unit vectors, and S = ½I + striu(U Uᵀ), striu the part above the diagonal. The
+gradients of U leave out the part along its own rows, for which a length would count. All are differentiable once.
+Source: Likhosherstov et al., 'CWY parametrization: a solution for parallelized optimization of orthogonal and
+Stiefel matrices' (2021), theorems 2 and 3.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BLOCK = 128  # rows at a time: of a product with a triangle little more than its half is then computed
+
+
+def first_columns(u: Tensor, p: int) -> Tensor:
+    """The first p columns of the product, shape (..., n, p), in O(Lnp) work."""
+    return _Columns.apply(u, p)  # type: ignore[return-value]
+
+
+def right_factor(u: Tensor, p: int) -> Tensor:
+    """The first p columns of S⁻¹U, shape (..., L, p): the product's are [I; 0] − Uᵀ of them."""
+    return _RightFactor.apply(u, p)  # type: ignore[return-value]
+
+
+class _Columns(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, p: int) -> Tensor:  # type: ignore[override]
+        s = _triangle(u)
+        factor = _solve(s, u[..., :p])
+        q = (u.mT @ factor).neg_()
+        q.diagonal(dim1=-2, dim2=-1).add_(1)
+        ctx.save_for_backward(u, s, factor, q)
+        return q
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor):
+        u, s, factor, q = ctx.saved_tensors
+        if q.shape[-1] == q.shape[-2] and 3 * u.shape[-2] > 2 * u.shape[-1]:
+            # Of a square Q only the skew part of Qᵀ·grad counts, which saves a product and a solve.
+            a = q.mT @ grad
+            found = factor @ (a - a.mT)
+            for i, rows in _row_blocks(found):
+                rows -= (rows @ factor[..., i:, :].mT).triu_(1) @ u[..., i:, :]
+            return found, None
+        found = factor @ grad.mT
+        solved = _solve_transposed(s, u @ grad)
+        return _add_through_triangle_(found, solved, factor, u).neg_(), None
+
+
+class _RightFactor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, p: int) -> Tensor:  # type: ignore[override]
+        s = _triangle(u)
+        factor = _solve(s, u[..., :p])
+        ctx.save_for_backward(u, s, factor)
+        return factor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor):
+        u, s, factor = ctx.saved_tensors
+        return _add_through_triangle_(torch.zeros_like(u), _solve_transposed(s, grad), factor, u), None
+
+
+def _triangle(u: Tensor) -> Tensor:
+    """S, with anything below its diagonal."""
+    s = u.new_zeros(*u.shape[:-1], u.shape[-2])
+    # In sums of few terms, which round less: for nearly parallel vectors Q is as orthogonal as U Uᵀ is accurate.
+    for part in u.split(max(16, u.shape[-1] // 8), -1):
+        for i, rows in _row_blocks(s):
+            rows[..., i:] += part[..., i : i + BLOCK, :] @ part[..., i:, :].mT
+    s.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+    return s
+
+
+def _solve(s: Tensor, b: Tensor) -> Tensor:
+    """S⁻¹b, from the right and transposed, which is how LAPACK needs no copies."""
+    return torch.linalg.solve_triangular(s.mT, b.mT, upper=False, left=False).mT
+
+
+def _solve_transposed(s: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(s, b.mT, upper=True, left=False).mT
+
+
+def _add_through_triangle_(found: Tensor, solved: Tensor, factor: Tensor, u: Tensor) -> Tensor:
+    """The gradient of U by way of S⁻¹U added to ``found``; ``solved`` is S⁻ᵀ times that of S⁻¹U."""
+    found[..., : solved.shape[-1]] += solved
+    for i, rows in _row_blocks(found):
+        w = (solved[..., i : i + BLOCK, :] @ factor[..., i:, :].mT).triu_(1)
+        rows -= w @ u[..., i:, :]
+        found[..., i:, :] -= w.mT @ u[..., i : i + BLOCK, :]
+    return found
+
+
+def _row_blocks(x: Tensor):
+    """The first row of each block, and the block."""
+    return ((i, x[..., i : i + BLOCK, :]) for i in range(0, x.shape[-2], BLOCK))

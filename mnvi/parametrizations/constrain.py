@@ -1,0 +1,109 @@
+"""Attaching a parametrization to the weight of a module."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+from ..checks import instance, one_of
+from ..precision import full_precision
+from .base import Originals, Parametrization
+from .layout import Layout
+
+STARTS = ("auto", "weight", "nearest", "draw")
+
+
+def constrain(
+    module: nn.Module,
+    name: str,
+    parametrization: Parametrization,
+    *,
+    start: str = "auto",
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """Keep ``module.<name>`` on a manifold: from now on it is ``parametrization`` of unconstrained parameters.
+
+    The weight may afterwards be assigned (``layer.weight = q``, a point of the manifold) but not edited in place.
+    ``torch.nn.utils.parametrize.remove_parametrizations(module, name)`` takes the parametrization off.
+
+    Args:
+        module: any module, ``nn.Linear(64, 64)`` say; it is changed in place.
+        name: of the parameter, ``"weight"`` say, a matrix or a batch of them; of a convolution, the kernel.
+        parametrization: from :mod:`mnvi.parametrizations`, a new one for each weight.
+        start: ``"auto"`` keeps a weight that the parametrization reaches and draws a start by its initialiser for any
+            other (a new layer's, say); ``"weight"`` insists on keeping it; ``"nearest"`` begins at the nearest point of
+            the manifold; ``"draw"`` always draws.
+        generator: for the draw.
+
+    Returns:
+        ``module``.
+
+    Raises:
+        TypeError, ValueError: there is no such parameter or it is constrained already, the parametrization does not fit
+            its shape, or is in use, or the weight cannot be kept. The module is then as it was.
+
+    Example:
+        >>> layer = mnvi.constrain(nn.Linear(64, 64), "weight", mnvi.parametrizations.CWY(reflections=16))
+    """
+    instance("parametrization", parametrization, Parametrization)
+    one_of("start", start, STARTS)
+    if parametrize.is_parametrized(module, name):
+        raise ValueError(f"{name!r} of {type(module).__name__} has a parametrization already")
+    weight = getattr(module, name, None)
+    if not isinstance(weight, nn.Parameter):
+        raise ValueError(f"{type(module).__name__} has no parameter {name!r}")
+    if weight.dim() < 2 or not weight.numel():
+        raise ValueError(f"a constrained weight needs at least two dimensions, none 0, got shape {tuple(weight.shape)}")
+    layout = Layout(tuple(weight.shape), kernel=isinstance(module, _ConvNd))
+    parametrization.attach(layout, weight, generator)
+    try:
+        with torch.no_grad(), full_precision(weight):
+            parametrization._start = _start(parametrization, layout.matrix(weight), start, generator)
+        parametrize.register_parametrization(module, name, parametrization)
+    except ValueError:
+        parametrization.layout = None
+        raise
+    finally:
+        parametrization._start = None
+    return module
+
+
+def multiply(module: nn.Module, name: str, x: Tensor) -> Tensor:
+    """``x @ module.<name>.mT`` for a constrained weight, without its matrix where the parametrization saves that.
+
+    Args:
+        module, name: as given to :func:`constrain`.
+        x: rows of shape (..., in).
+    """
+    if not parametrize.is_parametrized(module, name):
+        raise ValueError(f"{name!r} of {type(module).__name__} is not constrained; use mnvi.constrain first")
+    parametrization, originals = attached(module, name)
+    return parametrization.multiply(x, *originals)
+
+
+def attached(module: nn.Module, name: str) -> tuple[Parametrization, tuple[Tensor, ...]]:
+    """The parametrization of a constrained weight, and its unconstrained tensors."""
+    chain: Any = module.parametrizations[name]  # type: ignore[index]
+    parametrization = instance("parametrization", chain[0], Parametrization)
+    originals = (
+        (chain.original,) if chain.is_tensor else tuple(getattr(chain, f"original{i}") for i in range(chain.ntensors))
+    )
+    return parametrization, originals
+
+
+def _start(parametrization: Parametrization, matrix: Tensor, start: str, generator) -> Originals:
+    draw = partial(parametrization.draw, matrix.shape, generator=generator, dtype=matrix.dtype, device=matrix.device)
+    if start == "draw":
+        return draw()
+    if start == "nearest":
+        return parametrization.coordinates(parametrization.nearest(matrix))
+    try:
+        parametrization.manifold(matrix.dtype).check(matrix)
+        return parametrization.coordinates(matrix)
+    except ValueError as error:
+        if start == "auto":
+            return draw()
+        raise ValueError(f"{error}, or constrain it with start='nearest'") from None

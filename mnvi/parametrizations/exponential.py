@@ -1,0 +1,67 @@
+"""The exponential parametrization."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..manifolds.skew_hermitian import identity, logarithm, times_exponential
+from .group import GroupParametrization
+
+
+class Exponential(GroupParametrization):
+    """Q = exp(A), A skew-symmetric: all rotations, SO(n); of a complex weight, all of U(n).
+
+    With ``determinant=-1`` the first column is negated, which gives the other half of O(n). As a recurrent kernel this
+    is expRNN. At angles near π the map loses its slope in some directions; :class:`Trivialization` does not.
+
+    Args:
+        determinant: 1 or −1, of a real weight.
+        init: ``"henaff"`` (default), ``"cayley"``, ``"haar"`` or ``"identity"``.
+
+    Raises:
+        ValueError: an argument is none of these; at :func:`mnvi.constrain`, the weight is not square; when a
+            weight is assigned, it is not orthogonal, has the other determinant, or an angle of π, whose logarithm is
+            not unique.
+
+    Source: Lezcano-Casado & Martínez-Rubio, 'Cheap orthogonal constraints in neural networks' (2019).
+
+    Example:
+        >>> layer = mnvi.constrain(nn.Linear(64, 64), "weight", Exponential())
+    """
+
+    def __init__(self, determinant: int = 1, *, init: str = "henaff") -> None:
+        super().__init__(init)
+        if determinant not in (1, -1):
+            raise ValueError(f"determinant must be 1 or -1, got {determinant!r}")
+        self.determinant = determinant
+
+    def negative_signs(self, n: int) -> int:
+        return 0 if self.determinant == 1 else 1
+
+    def phi(self, a: Tensor) -> Tensor:
+        return times_exponential(identity(a), a)
+
+    def inverse(self, q: Tensor) -> Tensor:
+        return logarithm(q)
+
+    def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
+        return exponential_rows(x * self.signs, self.skew(originals[0]).mT)
+
+    def extra_repr(self) -> str:
+        return f"determinant={self.determinant}, {super().extra_repr()}"
+
+
+def exponential_rows(x: Tensor, a: Tensor) -> Tensor:
+    """x·exp(a) for rows x (..., n), by Taylor's series in steps of length 1, without the exponential itself."""
+    norm = float(torch.linalg.matrix_norm(a.detach(), 1).amax()) if a.numel() else 0.0
+    if not math.isfinite(norm):
+        raise ValueError("a matrix to exponentiate must be finite, got NaN or infinite entries")
+    steps = max(1, math.ceil(norm))
+    degree = 12 if torch.finfo(a.dtype).eps > 1e-10 else 19
+    for _ in range(steps):
+        term = x
+        for k in range(1, degree + 1):
+            term = term @ a / (steps * k)
+            x = x + term
+    return x

@@ -1,0 +1,92 @@
+"""What the parametrizations of whole groups of square matrices share: a skew-Hermitian matrix and a map φ of it."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from ..manifolds import Manifold, Orthogonal, SpecialOrthogonal, Unitary
+from ..manifolds.base import Size
+from .base import Originals, Parametrization, check_square
+from .initialisers import SKEW
+from .layout import Layout
+from .skew_coordinates import from_skew, from_skew_hermitian, to_skew, to_skew_hermitian
+
+
+class GroupParametrization(Parametrization):
+    """Q = φ(A)·D for a skew-Hermitian A and a diagonal D of signs (of phases, for complex weights).
+
+    The unconstrained tensor holds the n(n−1)/2 entries of a real A below the diagonal, or the n² real numbers of a
+    complex one. D is a buffer, so that no optimiser and no weight decay can change a sign.
+    """
+
+    signs: Tensor
+
+    def check_shape(self, size: Size) -> None:
+        check_square(size, f"{self}")
+
+    def manifold(self, dtype: torch.dtype) -> Manifold:
+        return Unitary() if dtype.is_complex else Orthogonal()
+
+    @abstractmethod
+    def phi(self, a: Tensor) -> Tensor:
+        """The group element of a skew-Hermitian matrix."""
+
+    @abstractmethod
+    def inverse(self, q: Tensor) -> Tensor:
+        """The skew-Hermitian matrix of a group element, or ValueError where there is none."""
+
+    def negative_signs(self, n: int) -> int:
+        """How many entries of a real D are −1."""
+        return 0
+
+    def diagonal(self, *originals: Tensor) -> Tensor:
+        """D, of shape (n,) or (..., n)."""
+        return self.signs
+
+    def attach(self, layout: Layout, like: Tensor, generator: torch.Generator | None = None) -> None:
+        super().attach(layout, like, generator)
+        self.complex = like.is_complex()
+        n = layout.size[-1]
+        signs = torch.ones(n, dtype=like.real.dtype, device=like.device)
+        if not self.complex:
+            signs[: self.negative_signs(n)] = -1
+        self.register_buffer("signs", signs)
+
+    def skew(self, x: Tensor) -> Tensor:
+        """A, of the unconstrained tensor."""
+        return to_skew_hermitian(x) if self.complex else to_skew(x, len(self.signs))
+
+    def matrix(self, *originals: Tensor) -> Tensor:
+        return self.phi(self.skew(originals[0])) * self.diagonal(*originals)[..., None, :]
+
+    def coordinates(self, matrix: Tensor) -> Originals:
+        a = self.inverse(self._turned(matrix))
+        return (from_skew_hermitian(a),) if self.complex else from_skew(a)
+
+    def nearest(self, matrix: Tensor) -> Tensor:
+        turned = matrix * self.signs
+        return (Unitary() if self.complex else SpecialOrthogonal()).project(turned) * self.signs
+
+    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+        if self.init == "haar":
+            group = Unitary() if self.complex else SpecialOrthogonal()
+            a = self.inverse(group.random(*size, generator=generator, dtype=dtype, device=device))
+        else:
+            a = draw_skew(self.init, size, generator).to(device, dtype)
+        return (from_skew_hermitian(a),) if self.complex else from_skew(a)
+
+    def _turned(self, matrix: Tensor) -> Tensor:
+        """Q·D⁻¹, checked to have determinant 1 where it is real."""
+        turned = matrix * self.signs
+        if not self.complex and bool((torch.linalg.slogdet(turned).sign < 0).any()):
+            wanted = int(self.signs.prod())
+            raise ValueError(f"{self} reaches orthogonal matrices of determinant {wanted}, got one of {-wanted}")
+        return turned
+
+
+def draw_skew(init: str, size: Size, generator: torch.Generator | None, blocks: int | None = None) -> Tensor:
+    """Skew-symmetric matrices of shape ``size`` by an initialiser of 2×2 blocks, in float64."""
+    count = torch.Size(size[:-2]).numel()
+    draws = [SKEW[init](size[-1], generator, blocks=blocks, dtype=torch.float64) for _ in range(count)]
+    return torch.stack(draws).reshape(size)

@@ -1,0 +1,168 @@
+"""Dynamic trivializations: a manifold through the tangent space at a base point that moves along."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from ..checks import instance, one_of, positive_int
+from ..manifolds import Manifold, SpecialOrthogonal
+from ..manifolds.base import Size
+from ..manifolds.matrix_group import MatrixGroup
+from .base import Originals, Parametrization
+from .exponential import exponential_rows
+from .group import draw_skew
+from .layout import Layout
+from .rebasing import follow
+
+OPTIMISER_STATES = ("keep", "transport", "reset")
+MOMENTA = ("momentum_buffer", "exp_avg", "grad_avg")  # state of torch's optimisers that is a tangent vector
+
+
+class Trivialization(Parametrization):
+    """Q = R_B(V): the retraction R of a manifold at a base point B, a buffer, of a tangent vector V, the parameter.
+
+    After every K = ``rebase_every`` steps of the optimiser, before its ``step()`` returns, B becomes the present Q and
+    V becomes 0. K = 1 with SGD is Riemannian gradient descent; None, K = ∞, is a static parametrization around B.
+    On a group V is an element of the Lie algebra, R_B(V) = B·φ(V), which is dtriv; elsewhere an ambient array, whose
+    tangent part counts, with the gradient that ``manifold.inner`` at B defines.
+
+    Args:
+        manifold: from :mod:`mnvi.manifolds`, of points that are one tensor; default ``SpecialOrthogonal("exp")``.
+        rebase_every: K, or None for ∞.
+        project_every: M: at every M-th rebase B is projected onto the manifold, against rounding; None never does.
+        optimiser_state: what a rebase does to the optimiser's state of V. ``"keep"`` leaves it; on a group its
+            coordinates turn with B, so that nothing is lost. ``"transport"`` carries momenta to the new base point by
+            ``manifold.transport`` (on a group that is the same); second moments stay. ``"reset"`` clears the state.
+        init: ``"haar"`` (default), the random points of the manifold; on a group of square orthogonal or unitary
+            matrices also ``"henaff"``, ``"cayley"`` and ``"identity"``, B = exp(K).
+
+    Raises:
+        TypeError, ValueError: an argument is none of these, or the weight has not a shape of the manifold.
+
+    Source: Lezcano-Casado, 'Trivializations for gradient-based optimization on manifolds' (2019), algorithm 5.1.
+
+    Example:
+        >>> dtriv = Trivialization(SpecialOrthogonal(retraction="exp"), rebase_every=100, init="henaff")
+        >>> layer = mnvi.constrain(nn.Linear(64, 64), "weight", dtriv)
+    """
+
+    base: Tensor
+
+    def __init__(
+        self,
+        manifold: Manifold | None = None,
+        rebase_every: int | None = 100,
+        project_every: int | None = 100,
+        *,
+        optimiser_state: str = "keep",
+        init: str = "haar",
+    ) -> None:
+        super().__init__(init)
+        self.space = instance(
+            "manifold", SpecialOrthogonal(retraction="exp") if manifold is None else manifold, Manifold
+        )
+        if self.space.num_tensors != 1:
+            raise TypeError(f"a weight is one tensor, a point of {self.space} is {self.space.num_tensors}")
+        if init != "haar" and not self.space.constant_norm:
+            raise ValueError(f"init {init!r} needs a group of orthogonal matrices, got {self.space}; use 'haar'")
+        for name, value in (("rebase_every", rebase_every), ("project_every", project_every)):
+            if value is not None:
+                positive_int(name, value)
+        self.rebase_every, self.project_every = rebase_every, project_every
+        self.optimiser_state = one_of("optimiser_state", optimiser_state, OPTIMISER_STATES)
+        self.steps = self.rebases = 0
+
+    def check_shape(self, size: Size) -> None:
+        self.space.check_shape(size)
+        if self.init != "haar" and size[-1] != size[-2]:
+            raise ValueError(f"init {self.init!r} needs a square weight (..., n, n), got {tuple(size)}")
+
+    def manifold(self, dtype: torch.dtype) -> Manifold:
+        return self.space
+
+    def attach(self, layout: Layout, like: Tensor, generator: torch.Generator | None = None) -> None:
+        super().attach(layout, like, generator)
+        self.register_buffer("base", like.detach().new_zeros(layout.size))
+
+    def forward(self, *originals: Tensor) -> Tensor:
+        if originals[0].requires_grad and not torch.compiler.is_compiling():
+            follow(originals[0], self)
+        return super().forward(*originals)
+
+    def matrix(self, *originals: Tensor) -> Tensor:
+        if isinstance(self.space, MatrixGroup):
+            return self.space.translate(self.base, self.space.algebra(originals[0]))
+        return self.space.retract(self.base, _Tangent.apply(originals[0], self.base, self.space))
+
+    def coordinates(self, matrix: Tensor) -> Originals:
+        """Zeros, after the base point has become ``matrix``."""
+        self.base.copy_(matrix)
+        return torch.zeros_like(matrix)
+
+    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+        if self.init == "haar":
+            point = self.space.random(*size, generator=generator, dtype=dtype, device=device)
+        else:
+            point = torch.linalg.matrix_exp(draw_skew(self.init, size, generator)).to(device, dtype)
+        return self.coordinates(point)
+
+    def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
+        if isinstance(self.space, MatrixGroup) and getattr(self.space, "retraction", None) == "exp":
+            return exponential_rows(x, self.space.algebra(originals[0]).mT) @ self.base.mT
+        return super().rows(x, *originals)
+
+    @torch.no_grad()
+    def stepped(self, coordinates: Tensor, optimiser: Optimizer) -> None:
+        """Count a step of the optimiser; at every K-th, :meth:`rebase`."""
+        self.steps += 1
+        if self.rebase_every is not None and self.steps % self.rebase_every == 0:
+            self.rebase(coordinates, optimiser)
+
+    @torch.no_grad()
+    def rebase(self, coordinates: Tensor, optimiser: Optimizer | None = None) -> None:
+        """Make the present matrix the base point and its coordinates 0; the matrix stays, up to rounding."""
+        space, x = self.space, self.base
+        group = isinstance(space, MatrixGroup)
+        new = space.retract(x, x @ space.algebra(coordinates) if group else space.tangent(x, coordinates))
+        self.rebases += 1
+        if self.project_every is not None and self.rebases % self.project_every == 0:
+            new = self.space.project(new)
+        if optimiser is not None:
+            self._carry(optimiser.state.get(coordinates, {}), new)
+        self.base.copy_(new)
+        coordinates.zero_()
+
+    def _carry(self, state: dict[str, Any], new: Tensor) -> None:
+        if self.optimiser_state == "reset":
+            state.clear()
+        elif self.optimiser_state == "transport" and not isinstance(self.space, MatrixGroup):
+            for name in MOMENTA:
+                if isinstance(moment := state.get(name), Tensor):
+                    moment.copy_(self.space.transport(self.base, new, self.space.tangent(self.base, moment)))
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.steps, self.rebases])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.steps, self.rebases = state.tolist()
+
+    def extra_repr(self) -> str:
+        every = f"rebase_every={self.rebase_every}, project_every={self.project_every}"
+        return f"{self.space}, {every}, optimiser_state={self.optimiser_state!r}, {super().extra_repr()}"
+
+
+class _Tangent(torch.autograd.Function):
+    """The tangent part of an ambient array, with the Riemannian gradient for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, base: Tensor, manifold: Manifold) -> Tensor:
+        ctx.save_for_backward(base)
+        ctx.manifold = manifold
+        return manifold.tangent(base, v)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        (base,) = ctx.saved_tensors
+        return ctx.manifold.rgrad(base, grad), None, None

@@ -1,0 +1,83 @@
+"""The nonlinearities of recurrent states, each with its derivative written by hand, in place on one time step."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Nonlinearity(ABC):
+    """h = σ(z), elementwise. Its derivative is found from h, or from z where ``needs_input`` says so.
+
+    ``bias`` is the parameter b of a σ that has one, and None for the others.
+    """
+
+    has_bias = False  # whether σ has a parameter b of shape (n,) of its own
+    needs_input = False
+
+    @abstractmethod
+    def forward_(self, z: Tensor, bias: Any) -> Tensor:
+        """σ(z), in place; z has shape (batch, n)."""
+
+    @abstractmethod
+    def backward_(self, g: Tensor, h: Tensor, bias: Any, bias_grad: Any) -> Tensor:
+        """The gradient for z from that for h, in place; that for the bias, before its sum over the batch, is added
+        to ``bias_grad``. ``h`` is z where ``needs_input``."""
+
+
+class Tanh(Nonlinearity):
+    """tanh z."""
+
+    def forward_(self, z: Tensor, bias: Any) -> Tensor:
+        return z.tanh_()
+
+    def backward_(self, g: Tensor, h: Tensor, bias: Any, bias_grad: Any) -> Tensor:
+        return g.addcmul_(g, (h * h).conj(), value=-1)
+
+
+class ReLU(Nonlinearity):
+    """max(z, 0), of real states."""
+
+    def forward_(self, z: Tensor, bias: Any) -> Tensor:
+        return z.relu_()
+
+    def backward_(self, g: Tensor, h: Tensor, bias: Any, bias_grad: Any) -> Tensor:
+        return g.mul_(h.sign())
+
+
+class Abs(Nonlinearity):
+    """|z|, of real states, which keeps norms (Dorobantu, Stromhaug & Renteria, 2016)."""
+
+    needs_input = True
+
+    def forward_(self, z: Tensor, bias: Any) -> Tensor:
+        return z.abs_()
+
+    def backward_(self, g: Tensor, h: Tensor, bias: Any, bias_grad: Any) -> Tensor:
+        return g.mul_(h.sign())
+
+
+class ModReLU(Nonlinearity):
+    """z/|z|·max(|z| + b, 0), real or complex (Arjovsky, Shah & Bengio, 2016, equation 8)."""
+
+    has_bias = True
+
+    def forward_(self, z: Tensor, bias: Any) -> Tensor:
+        size = z.abs().add_(bias).relu_()
+        return z.sgn_().mul_(size) if z.is_complex() else torch.copysign(size, z, out=z)
+
+    def backward_(self, g: Tensor, h: Tensor, bias: Any, bias_grad: Any) -> Tensor:
+        direction = h.sgn()  # 0 where the unit is off
+        if not h.is_complex():
+            bias_grad += g.mul_(direction)
+            return g.mul_(direction)
+        turned = g.mul_(direction.conj())
+        bias_grad += turned.real
+        size = h.abs()
+        # Along the direction of z the slope is 1, across it |h|/|z|, where |z| = |h| − b.
+        turned.imag.mul_(torch.where(size > 0, size / (size - bias), 0))
+        return turned.mul_(direction)
+
+
+NONLINEARITIES: dict[str, type[Nonlinearity]] = {"modrelu": ModReLU, "tanh": Tanh, "relu": ReLU, "abs": Abs}

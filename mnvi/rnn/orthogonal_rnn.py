@@ -1,0 +1,147 @@
+"""A recurrent layer whose kernel is orthogonal, unitary, or whatever its parametrization makes it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ..checks import one_of, positive_int
+from ..manifolds.branching import refuse_nonfinite
+from ..parametrizations import Parametrization
+from ..precision import full_precision
+from .kernels import build_kernel, check_kernel, factors
+from .nonlinearities import NONLINEARITIES
+from .rollout import rollout
+
+
+class OrthogonalRNN(nn.Module):
+    """h_t = σ(V x_t + Q h_{t−1} [+ b]), with nn.RNN's call: ``output, h_n = rnn(x, h_0)``.
+
+    Q is mapped once a call, not once a step; with L < n reflections it is never formed. Where the dtype is complex, so
+    are input map, states and outputs, and Q is unitary; ``torch.view_as_real(output).flatten(-2)`` suits a real layer.
+
+    Args:
+        input_size, hidden_size: features of the input, m, and of the state, n.
+        num_layers: how many are stacked, each with a kernel of its own.
+        kernel: a parametrization, of which each layer gets a copy; or a layer that maps n to n features without a bias:
+            ``nn.Linear(n, n, bias=False)`` (unconstrained, or a point for a Riemannian optimiser), or
+            ``mnvi.MNLinear(n, n, bias=False)`` (Bayesian: one draw a sequence). Default: ``Trivialization`` on
+            SpecialOrthogonal by the exponential, rebased every 100 steps, from Henaff's blocks.
+        nonlinearity: ``"modrelu"``, with a trained bias of its own, ``"tanh"``, ``"relu"`` or ``"abs"``.
+        bias: whether the others than modReLU add a trained b.
+        batch_first: whether batches are (batch, time, features) instead of (time, batch, features).
+        dropout: probability of an element of the output of each layer but the last to be zeroed while training.
+        device, dtype: as in nn.RNN; the dtype may be complex.
+
+    Input (time, batch, m), or (time, m), or a PackedSequence of m features, and h_0 (num_layers, batch, n), zeros
+    where it is not given. Output the states of the last layer, in the form of the input, and the last states h_n.
+
+    The input map starts Kaiming-normal, the bias of modReLU uniform on (−0.01, 0.01), as in the reference experiments.
+
+    Raises:
+        TypeError, ValueError: an argument is none of these, the input does not fit, a sequence has no steps, or there
+            is NaN or infinity among the states.
+
+    Sources: Arjovsky, Shah & Bengio (2016); Helfrich, Willmott & Ye (2018); Lezcano-Casado (2019).
+
+    Example:
+        >>> rnn = mnvi.rnn.OrthogonalRNN(10, 190, kernel=mnvi.parametrizations.CWY(reflections=190))
+        >>> output, h_n = rnn(torch.randn(1000, 128, 10))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        kernel: Parametrization | nn.Linear | None = None,
+        nonlinearity: str = "modrelu",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+            positive_int(name, value)
+        one_of("nonlinearity", nonlinearity, tuple(NONLINEARITIES))
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1, got {dropout}")
+        check_kernel(kernel, hidden_size)
+        super().__init__()
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.nonlinearity, self.batch_first, self.dropout = nonlinearity, batch_first, dropout
+        self._sigma = NONLINEARITIES[nonlinearity]()
+        options = {"device": device, "dtype": dtype}
+        sizes = [input_size, *[hidden_size] * (num_layers - 1)]
+        plus = bias and not self._sigma.has_bias
+        self.inputs = nn.ModuleList(nn.Linear(size, hidden_size, bias=plus, **options) for size in sizes)
+        self.kernels = nn.ModuleList(build_kernel(kernel, hidden_size, **options) for _ in sizes)
+        like = torch.empty(hidden_size, **options).real
+        self.thresholds = nn.ParameterList(torch.empty_like(like) for _ in sizes if self._sigma.has_bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The initial input maps and biases; kernels stay as they are."""
+        for parameter in self.inputs.parameters():
+            nn.init.kaiming_normal_(parameter) if parameter.dim() > 1 else nn.init.zeros_(parameter)
+        for threshold in self.thresholds:
+            nn.init.uniform_(threshold, -0.01, 0.01)
+
+    def forward(self, input: Tensor | PackedSequence, h_0: Tensor | None = None):
+        """The states of the last layer at every step and those of every layer after the last."""
+        if isinstance(input, PackedSequence):
+            self._check(input.data, 2)
+            return self._packed(input, h_0)
+        if input.dim() == 2:
+            output, h_n = self(input.unsqueeze(1 - self.batch_first * 1), None if h_0 is None else h_0.unsqueeze(1))
+            return output.squeeze(1 - self.batch_first * 1), h_n.squeeze(1)
+        self._check(input, 3)
+        x = input.transpose(0, 1) if self.batch_first else input
+        time, batch = x.shape[:2]
+        if not time:
+            raise ValueError(f"a sequence needs at least one step, got an input of shape {tuple(input.shape)}")
+        states, h_n = self._layers(x.reshape(time * batch, self.input_size), [batch] * time, self._initial(h_0, batch, x))
+        output = states.view(time, batch, self.hidden_size)
+        return (output.transpose(0, 1) if self.batch_first else output), h_n
+
+    def _packed(self, packed: PackedSequence, h_0: Tensor | None) -> tuple[PackedSequence, Tensor]:
+        data, batch_sizes, order, back = packed
+        sizes = batch_sizes.tolist()
+        initial = self._initial(h_0, sizes[0], data)
+        states, h_n = self._layers(data, sizes, initial if order is None else initial[:, order])
+        return PackedSequence(states, batch_sizes, order, back), (h_n if back is None else h_n[:, back])
+
+    def _layers(self, x: Tensor, sizes: list[int], initial: Tensor) -> tuple[Tensor, Tensor]:
+        last = []
+        with full_precision(x):
+            for layer, linear in enumerate(self.inputs):
+                if layer and self.dropout:
+                    x = F.dropout(x, self.dropout, self.training)
+                bias = self.thresholds[layer] if self.thresholds else None
+                z = linear(x.to(initial.dtype))
+                x, h = rollout(z, initial[layer], bias, sizes, self._sigma, *factors(self.kernels[layer]))
+                last.append(h)
+        h_n = torch.stack(last)
+        refuse_nonfinite("the states of a recurrent layer", torch.view_as_real(h_n) if h_n.is_complex() else h_n)
+        return x, h_n
+
+    def _initial(self, h_0: Tensor | None, batch: int, x: Tensor) -> Tensor:
+        shape, dtype = (self.num_layers, batch, self.hidden_size), next(self.inputs.parameters()).dtype
+        if h_0 is None:
+            return x.new_zeros(shape, dtype=dtype)
+        if h_0.shape != shape:
+            raise ValueError(f"h_0 must have shape {shape}, got {tuple(h_0.shape)}")
+        refuse_nonfinite("h_0", h_0)
+        return h_0.to(dtype)
+
+    def _check(self, x: Tensor, dim: int) -> None:
+        if x.dim() != dim or x.shape[-1] != self.input_size:
+            form = "(batch, time, features)" if self.batch_first else "(time, batch, features)"
+            raise ValueError(f"expected {form} with {self.input_size} features, got shape {tuple(x.shape)}")
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.input_size}, {self.hidden_size}, nonlinearity={self.nonlinearity!r}, batch_first={self.batch_first}"
+        )
