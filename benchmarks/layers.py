@@ -3,23 +3,16 @@
     python benchmarks/layers.py                     # MLP 784-400-400-10 and the VGG-like net, batch 128, 2 threads
     python benchmarks/layers.py --json figures/layers.json
 
-A step is the mean cross-entropy plus, for Bayesian nets, KL/60,000, and its backward pass; no optimiser. All
-contenders take turns within each round, so that a disturbance of the machine hits all; the ratio is that of the
-medians. bayesian-torch, BLiTZ and Pyro join in where they are installed. A training process has usually freed some
-large array (its data, say), which makes glibc's allocator keep freed memory instead of returning it to the system; one
-such array is allocated and freed first.
+A step is the mean cross-entropy plus, for Bayesian nets, KL/60,000, and its backward pass; no optimiser. All contenders
+take turns within each round (see measuring.py). bayesian-torch, BLiTZ and Pyro join in where they are installed.
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib import metadata
+from functools import partial
 
+import measuring
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -140,44 +133,16 @@ def vgg_contenders() -> dict[str, tuple[nn.Module, Loss]]:
     return {name: (model, elbo(model)) for name, model in models.items()}
 
 
-def step(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> float:
-    """Seconds of one forward and backward pass."""
+def step(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> None:
+    """One forward and backward pass."""
     for parameter in model.parameters():
         parameter.grad = None
-    start = time.perf_counter()
     loss(x, y).backward()
-    return time.perf_counter() - start
 
 
-def measure(contenders: dict[str, tuple[nn.Module, Loss]], x: Tensor, rounds: int) -> dict[str, dict[str, float]]:
+def measure(contenders: dict[str, tuple[nn.Module, Loss]], x: Tensor, rounds: int) -> measuring.Results:
     y = torch.randint(0, 10, (len(x),))
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for i in range(rounds + 3):
-        for name, (model, loss) in contenders.items():
-            seconds = step(model, loss, x, y)
-            if i >= 3:
-                times[name].append(1e3 * seconds)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    base = next(iter(medians.values()))
-    return {
-        name: {"median_ms": round(ms, 3), "fastest_ms": round(min(times[name]), 3), "ratio": round(ms / base, 2)}
-        for name, ms in medians.items()
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of torch and of the peers that are installed."""
-    found = {}
-    for name in ("torch", "bayesian-torch", "blitz-bayesian-pytorch", "pyro-ppl"):
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def show(title: str, results: dict[str, dict[str, float]]) -> None:
-    print(f"\n{title}\n{'':36s}{'median ms':>10s}{'fastest':>10s}{'ratio':>8s}")
-    for name, row in results.items():
-        print(f"{name:36s}{row['median_ms']:10.2f}{row['fastest_ms']:10.2f}{row['ratio']:8.2f}")
+    return measuring.measure({name: partial(step, *each, x, y) for name, each in contenders.items()}, rounds)
 
 
 def main() -> None:
@@ -187,21 +152,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="of the MLPs, time only nn.Linear and those whose name holds this")
     parser.add_argument("--json", help="also write the results here")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    del_me = torch.zeros(30 * 2**18)
-    del del_me
+    measuring.prepare(args.threads)
     contenders = mlp_contenders()
     chosen = {name: value for name, value in contenders.items() if args.only in name or name == "nn.Linear"}
     results = {"mlp": measure(chosen, torch.randn(128, 784), args.rounds)}
-    show("MLP 784-400-400-10, batch 128, forward and backward", results["mlp"])
+    measuring.show("MLP 784-400-400-10, batch 128, forward and backward", results["mlp"])
     results["vgg"] = measure(vgg_contenders(), torch.randn(128, 3, 32, 32), max(5, args.rounds // 4))
-    show("VGG-like net, batch 128, forward and backward", results["vgg"])
-    if args.json:
-        setting = {"threads": args.threads, "rounds": args.rounds, "cpu": platform.machine(), "versions": versions()}
-        with open(args.json + ".tmp", "w") as file:
-            json.dump({"setting": setting, "results": results}, file, indent=1)
-        os.replace(args.json + ".tmp", args.json)
+    measuring.show("VGG-like net, batch 128, forward and backward", results["vgg"])
+    setting = {"threads": args.threads, "rounds": args.rounds}
+    measuring.write_json(args.json, setting, ("bayesian-torch", "blitz-bayesian-pytorch", "pyro-ppl"), results)
 
 
 if __name__ == "__main__":

@@ -7,25 +7,19 @@
 A step is that of the optimiser alone, from a gradient that is already there: SGD with momentum 0.9, or Adam. geoopt
 (`pip install geoopt`) joins in where it is installed: its Stiefel (the canonical metric, retracting by a solve) and
 EuclideanStiefel (by QR), each beside ours with the same metric, by QR, our default, and as geoopt does it. The last
-tables have 100 ordinary parameters beside torch's optimiser. A ratio is that of the medians, to the first row. All
-contenders take turns within each round, so that a disturbance of the machine hits all; the spread is the smallest and
-the largest ratio within a round. A training process has usually freed some large array (its data, say), which makes
-glibc's allocator keep freed memory instead of returning it to the system; one such array is allocated and freed first.
+tables have 100 ordinary parameters beside torch's optimiser. All contenders take turns within each round (see
+measuring.py).
 """
 
 import argparse
 import importlib
 import importlib.util
-import json
-import os
-import platform
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from importlib import metadata
 
+import measuring
 import torch
 from torch import nn
 
@@ -68,54 +62,19 @@ def ordinary(rule: str) -> dict[str, Step]:
     return {each.__module__.split(".")[0]: each(parameters, lr=1e-3, **options).step for each in (torchs, ours)}
 
 
-def measure(steps: dict[str, Step], rounds: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Milliseconds of each, over so many rounds, or fewer (5 at least) where the time is up."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    started, done = time.perf_counter(), -2  # two rounds to warm up
-    while done < rounds and (done < 5 or time.perf_counter() - started < seconds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if done >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
-        done += 1
-    base = next(iter(times.values()))
-    results = {}
-    for name, values in times.items():
-        ratios = [value / other for value, other in zip(values, base, strict=True)]
-        results[name] = {
-            "median_ms": round(statistics.median(values), 3),
-            "ratio": round(statistics.median(values) / statistics.median(base), 3),
-            "smallest_ratio": round(min(ratios), 3),
-            "largest_ratio": round(max(ratios), 3),
-            "rounds": len(values),
-        }
-    return results
-
-
-def show(title: str, results: dict[str, dict[str, float]]) -> None:
-    print(f"\n{title}\n{'':20s}{'median ms':>10s}{'ratio':>8s}{'spread':>16s}{'rounds':>8s}")
-    for name, row in results.items():
-        spread = f"{row['smallest_ratio']:.3f}-{row['largest_ratio']:.3f}"
-        print(f"{name:20s}{row['median_ms']:10.2f}{row['ratio']:8.3f}{spread:>16s}{row['rounds']:8.0f}", flush=True)
-
-
-def tables(rounds: int, seconds: float, only: str) -> dict[str, dict[str, dict[str, float]]]:
+def tables(rounds: int, seconds: float, only: str) -> dict[str, measuring.Results]:
     makers = {
         f"{rule}, Stiefel {shape}, {metric} metric": partial(contenders, rule, shape, metric)
         for shape in SHAPES
         for metric in RETRACTIONS
         for rule in RULES
     } | {f"{rule}, 100 ordinary parameters": partial(ordinary, rule) for rule in RULES}
-    if not any(only in title for title in makers):
-        raise SystemExit(f"manifolds.py: no table's title holds {only!r}; there are: {'; '.join(makers)}")
     if importlib.util.find_spec("geoopt") is None:
         print("geoopt is not installed (pip install geoopt): ratios are to the first row of mnvi")
     results = {}
-    for title, make in makers.items():
-        if only in title:
-            results[title] = measure(make(), rounds, seconds)
-            show(title, results[title])
+    for title, make in measuring.chosen(makers, only).items():
+        results[title] = measuring.measure(make(), rounds, seconds)
+        measuring.show(title, results[title])
     return results
 
 
@@ -148,15 +107,6 @@ def drifts(steps: int) -> dict[str, dict[str, float]]:
     return results
 
 
-def versions() -> dict[str, str]:
-    """Of Python, torch and geoopt, where it is installed."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "geoopt"):
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50, help="of every table (default: %(default)s)")
@@ -167,20 +117,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000, help="of the drift (default: %(default)s)")
     parser.add_argument("--json", help="also write the results here")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    if args.drift:
-        results = drifts(args.steps)
-    else:
-        del_me = torch.zeros(30 * 2**18)
-        del del_me
-        results = tables(args.rounds, args.seconds, args.only)
-    if args.json:
-        setting = {name: value for name, value in vars(args).items() if name != "json"}
-        setting |= {"dtype": "float32", "cpu": platform.machine(), "versions": versions()}
-        with open(args.json + ".tmp", "w") as file:
-            json.dump({"setting": setting, "results": results}, file, indent=1)
-        os.replace(args.json + ".tmp", args.json)
+    measuring.prepare(args.threads)
+    results = drifts(args.steps) if args.drift else tables(args.rounds, args.seconds, args.only)
+    setting = {name: value for name, value in vars(args).items() if name != "json"} | {"dtype": "float32"}
+    measuring.write_json(args.json, setting, ("geoopt",), results)
 
 
 if __name__ == "__main__":

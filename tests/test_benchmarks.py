@@ -1,13 +1,17 @@
 """The benchmarks run; what they measure is not asserted."""
 
+import json
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import layers
 import manifolds
+import measuring
+import orthogonal
 
 
 def test_benchmark_of_the_layers_runs():
@@ -29,3 +33,33 @@ def test_benchmark_of_the_manifolds_runs(monkeypatch, capsys):
     for table in results.values():
         assert next(iter(table.values()))["ratio"] == 1
     assert manifolds.drift(manifolds.Stiefel(), 100, steps=150)["largest"] < 1e-5
+
+
+def test_benchmark_of_orthogonal_weights_runs(monkeypatch, capsys):
+    monkeypatch.setattr(orthogonal, "TALL", (40, 3))
+    makers = [
+        lambda: orthogonal.exponentials(6),
+        lambda: orthogonal.reflections(6),
+        orthogonal.stiefel,
+        lambda: orthogonal.descent(6),
+    ]
+    for make in makers:
+        results = measuring.measure(make(), rounds=1)
+        assert next(iter(results.values()))["ratio"] == 1
+    memory = orthogonal.peak_memory()
+    assert 0 <= memory["above the import"] < memory["in all"]
+
+
+def test_all_exponential_maps_of_the_benchmark_are_of_one_matrix():
+    layers = [step.__closure__[1].cell_contents for step in orthogonal.exponentials(6).values()]
+    weights = [layer.weight for layer in layers]
+    assert torch.allclose(weights[0], weights[-2], atol=1e-5)
+
+
+def test_results_are_written_whole(tmp_path):
+    path = tmp_path / "result.json"
+    measuring.write_json(str(path), {"threads": 1}, ("torch",), {"table": {"a": {"ratio": 1}}})
+    assert json.loads(path.read_text())["results"]["table"]["a"]["ratio"] == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["result.json"]
+    with pytest.raises(SystemExit, match="there are: some table"):
+        measuring.chosen({"some table": dict}, "none")

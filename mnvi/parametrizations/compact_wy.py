@@ -70,7 +70,7 @@ def _triangle(u: Tensor) -> Tensor:
     """S, with anything below its diagonal."""
     s = u.new_zeros(*u.shape[:-1], u.shape[-2])
     # In sums of few terms, which round less: for nearly parallel vectors Q is as orthogonal as U Uᵀ is accurate.
-    for part in u.split(max(16, u.shape[-1] // 8), -1):
+    for part in u.split(max(8, u.shape[-1] // 8), -1):
         for i, rows in _row_blocks(s):
             rows[..., i:] += part[..., i : i + BLOCK, :] @ part[..., i:, :].mT
     s.diagonal(dim1=-2, dim2=-1).mul_(0.5)

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..manifolds.skew_hermitian import identity, logarithm, times_exponential
+from ..manifolds.exponential import exponential
+from ..manifolds.skew_hermitian import logarithm
 from .group import GroupParametrization
 
 
@@ -40,7 +41,7 @@ class Exponential(GroupParametrization):
         return 0 if self.determinant == 1 else 1
 
     def phi(self, a: Tensor) -> Tensor:
-        return times_exponential(identity(a), a)
+        return exponential(a)
 
     def inverse(self, q: Tensor) -> Tensor:
         return logarithm(q)

@@ -54,8 +54,10 @@ class ReflectionProduct(Parametrization):
         if self.init == "haar":
             x = torch.randn(*size[:-2], count, n, generator=generator, dtype=dtype, device=device)
             return unit_rows(x) if count < n else haar_vectors(x)
-        start = torch.linalg.matrix_exp(draw_skew(self.init, size, generator, blocks=count // 2))
-        start[..., -1] *= self.determinant  # of an odd number of reflections, the blocks leave the last row alone
+        k = draw_skew(self.init, size, generator)
+        k[..., count - count % 2 :, :] = 0  # every block takes two reflections
+        start = torch.linalg.matrix_exp(k)
+        start[..., -1] *= self.determinant  # no block reaches the last column where the number of reflections is odd
         return decompose(start, count)[0].to(device, dtype or torch.get_default_dtype())
 
     def nearest(self, matrix: Tensor) -> Tensor:

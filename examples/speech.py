@@ -1,0 +1,323 @@
+"""The next frame of speech: orthogonal kernels beside an LSTM and a plain RNN.
+
+    python examples/speech.py --data tones --minutes 0.5 --methods dtriv100,lstm --out runs/tones   # a minute, no files
+    python examples/speech.py --out runs/speech                    # spoken digits; five minutes a method, on one core
+    python examples/speech.py --data timit --folder TIMIT --decibels --minutes inf --device cuda --out runs/timit \
+        --methods dtriv1,dtriv100,dtriv-inf,exprnn,scornn,scurnn,cwy,lstm    # as published: 1,200 epochs, for a GPU
+
+The protocol is that of Wisdom et al. (2016) with the settings of Lezcano-Casado (2019): recordings at 8 kHz become
+frames of 129 log-magnitudes, in dB, 16 ms apart (frames.py, ``log_magnitudes``), and from the frames up to t a
+recurrent layer and a linear one predict frame t + 1. The error is the squared difference in dB², averaged over the 129
+bins and over all frames that have a frame before them. No sequence is padded, neither for the network nor for the
+error: an average that counts padding is too small. The published table averages over bins and true frames, too.
+
+Networks with an orthogonal kernel have --hidden states, those of scurnn, lstm, gru and rnn so many that there are about
+as many parameters as for a rotation. Adam trains all parameters but those of the kernel, which RMSprop does. All have
+the same budget: --epochs or --minutes, whichever ends first; the minutes include validating after each epoch. The test
+error is of the weights that were best in validation. Beside it are the errors of repeating the previous frame and of
+the mean frame of the training recordings.
+
+Spoken digits are read from $MNVI_DATA/fsdd.npz or a folder of WAV files; TIMIT, which is not free, from a user's own
+folder (frames.py, ``digits`` and ``timit``). The networks see each bin shifted and scaled to mean 0 and variance 1; the
+published ones saw the decibels themselves (--decibels), which gates and tanh hardly learn from: use it to
+compare with the published table, not with an LSTM. The error is in dB² in both cases.
+
+A killed run continues where it was. Methods may run at the same time into one folder; the figure shows all there are.
+"""
+
+import copy
+import json
+import math
+from bisect import bisect_left
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Literal
+
+import checkpoints
+import numpy as np
+import torch
+import torch.nn.functional as F
+from command_line import option, parse
+from frames import BINS, HOP, RATE, Recordings, Speech, load
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from recurrent import COMPLEX, GATED, KERNELS, Network, adaptive, parameters
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from training import train
+
+METHODS = (*KERNELS, *GATED)
+TRANSIENT = ("methods", "folder", "epochs", "minutes", "threads", "device", "out", "restart")  # of no checkpoint
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a result depends on; each field is an option of the command line."""
+
+    methods: str = option(
+        "dtriv100,exprnn,cwy,lstm,rnn", f"what to run, of {', '.join(METHODS)}; none draws the figure"
+    )
+    data: Literal["tones", "fsdd", "timit"] = option("fsdd", "gliding tones, spoken digits or TIMIT")
+    folder: str | None = option(None, "with the recordings (default: $MNVI_DATA for fsdd, $MNVI_DATA/timit for timit)")
+    decibels: bool = option(False, "show the networks decibels, as published, not bins of mean 0 and variance 1")
+    hidden: int = option(224, "states of a layer with an orthogonal kernel")
+    epochs: int = option(1200, "passes over the training recordings, at most")
+    minutes: float = option(5.0, "for each method, at most")
+    batch_size: int = option(128, "recordings a step")
+    lr: float = option(1e-3, "rate of ordinary parameters")
+    kernel_lr: float = option(1e-4, "rate of what the orthogonal kernel is made from")
+    gated_lr: float = option(1e-3, "rate of the LSTM, GRU and plain RNN")
+    seed: int = option(0, "of initial weights, the order of the recordings, and the tones")
+    device: str = option("cpu", "where to train")
+    threads: int = option(1, "CPU threads")
+    out: str = option("runs/speech", "folder for the results")
+    restart: bool = option(False, "begin anew where the folder has a checkpoint")
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.names) - {*METHODS})
+        if unknown:
+            raise ValueError(f"methods must be of {', '.join(METHODS)}, got {', '.join(unknown)}")
+        for name, least in LEAST.items():
+            if not least <= getattr(self, name):
+                raise ValueError(f"{name} must be at least {least:g}, got {getattr(self, name)}")
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in self.methods.split(",") if name]
+
+
+RATES = ("lr", "kernel_lr", "gated_lr")
+LEAST = {
+    "hidden": 2,
+    "epochs": 1,
+    "minutes": 1e-9,
+    "batch_size": 1,
+    "seed": 0,
+    "threads": 1,
+    **dict.fromkeys(RATES, 1e-12),
+}
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Run the methods that are not done; returns what ``result.json`` holds."""
+    settings = parse(Settings, argv, str(__doc__).splitlines()[0])
+    torch.set_num_threads(settings.threads)
+    torch.set_flush_denormal(True)  # vanishing states would slow down the baselines
+    folder = checkpoints.prepare(settings.out)
+    if settings.names:
+        speech = load(settings.data, settings.folder, settings.seed)
+        for name in settings.names:
+            run(name, settings, speech, folder)
+    return collect(folder)
+
+
+class Predictor(Network):
+    """A recurrent layer and a linear one, from frames in dB to the following frames in dB.
+
+    Args:
+        method: one of ``METHODS``.
+        hidden_size: states.
+        mean, std: of each bin, (129,), which the layers do not see; by default they see dB.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, method: str, hidden_size: int, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+        super().__init__(method, BINS, hidden_size, BINS, init="henaff")
+        self.register_buffer("mean", torch.zeros(BINS) if mean is None else mean)
+        self.register_buffer("std", torch.ones(BINS) if std is None else std)
+
+    def forward(self, x: PackedSequence) -> Tensor:
+        """Predictions for all frames, packed as ``x`` is, (total, 129)."""
+        states = self.recurrent(x._replace(data=(x.data - self.mean) / self.std))[0].data
+        outputs = self.head(torch.view_as_real(states).flatten(-2) if states.is_complex() else states)
+        return outputs * self.std + self.mean
+
+
+@cache
+def size(method: str, hidden: int) -> int:
+    """States with which a network has about as many parameters as one with a rotation of ``hidden`` states."""
+    if method not in (*GATED, *COMPLEX):
+        return hidden
+    count = lambda method, n: parameters(Network(method, BINS, n, BINS))  # noqa: E731
+    wanted = count("exprnn", hidden)
+    above = bisect_left(range(1, 4 * hidden), wanted, key=lambda n: count(method, n)) + 1
+    return min((max(above - 1, 1), above), key=lambda n: abs(count(method, n) - wanted))
+
+
+class Best:
+    """The weights of a model with the least validation error so far."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.error, self.weights = model, math.inf, copy.deepcopy(model.state_dict())
+
+    def compare(self, error: float) -> float:
+        """Keep the present weights if ``error`` is less than all before; returns it."""
+        if error < self.error:
+            self.error, self.weights = error, copy.deepcopy(self.model.state_dict())
+        return error
+
+    def state_dict(self) -> dict:
+        return {"error": self.error, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.error, self.weights = state["error"], state["weights"]
+
+
+def run(method: str, settings: Settings, speech: Speech, folder: Path) -> None:
+    """Train one network and write ``method.json`` and ``method.npz``, a recording and its prediction."""
+    hidden = size(method, settings.hidden)
+    torch.manual_seed(settings.seed)
+    frames = speech.train.frames
+    scale = () if settings.decibels else (frames.mean(0), frames.std(0).clamp_min(1.0))
+    model = Predictor(method, hidden, *scale).to(settings.device)
+    lr = settings.gated_lr if method in GATED else settings.lr
+    optimisers, best = adaptive(model, lr, settings.kernel_lr, adam=True), Best(model)
+    data, validation, test = (part.to(settings.device) for part in (speech.train, speech.validation, speech.test))
+    steps = math.ceil(len(data) / settings.batch_size)
+    evaluate = lambda part: mean_squared_error(model, part, settings.batch_size)  # noqa: E731
+
+    @lru_cache(maxsize=1)
+    def batches(epoch: int) -> tuple[Tensor, ...]:
+        return data.batches(settings.batch_size, torch.Generator().manual_seed(1_000_003 * settings.seed + epoch))
+
+    def step(i: int) -> dict[str, float]:
+        epoch, place = divmod(i, steps)
+        batch = data.batch(batches(epoch)[place])
+        loss = F.mse_loss(model(batch.frames), batch.following)
+        model.zero_grad()
+        loss.backward()
+        for optimiser in optimisers.values():
+            optimiser.step()
+        row = {"loss": loss.item()}
+        if place == steps - 1:
+            row["validation"] = best.compare(evaluate(validation))
+        return row
+
+    fixed = {k: v for k, v in asdict(settings).items() if k not in TRANSIENT}
+    limits = {"title": method, "minutes": settings.minutes, "restart": settings.restart}
+    everything = {"model": model, "best": best, **optimisers}
+    progress = train(folder / f"{method}.pt", everything, fixed, settings.epochs * steps, step, **limits)
+    if best.error == math.inf:  # the time was up before the first validation
+        best.compare(evaluate(validation))
+    model.load_state_dict(best.weights)
+    rows = {key: [round(row[key], 4) for row in progress["history"] if key in row] for key in ("loss", "validation")}
+    result = {
+        **{"method": method, "data": speech.title, "settings": {**fixed, "threads": settings.threads}},
+        **{"versions": checkpoints.versions(), "hidden": hidden, "parameters": parameters(model)},
+        **{"seconds": progress["seconds"], "epochs": len(progress["history"]) / steps, "validation error": best.error},
+        **{"test error": evaluate(test), "baselines": baselines(speech), **rows},
+    }
+    shown: dict = sample(model, test)
+    checkpoints.write(folder / f"{method}.npz", lambda path: np.savez_compressed(path, **shown))
+    checkpoints.write_json(folder / f"{method}.json", result)
+
+
+@torch.no_grad()
+def mean_squared_error(model: nn.Module, recordings: Recordings, batch_size: int) -> float:
+    """The squared error in dB², averaged over bins and all predicted frames."""
+    total = frames = 0
+    for numbers in recordings.batches(batch_size):
+        batch = recordings.batch(numbers)
+        total += F.mse_loss(model(batch.frames), batch.following, reduction="sum").item()
+        frames += len(batch.following)
+    return total / (frames * BINS)
+
+
+def baselines(speech: Speech) -> dict[str, float]:
+    """The test errors of two predictions that need no network."""
+    test, mean = speech.test.batch(torch.arange(len(speech.test))), speech.train.frames.mean(0)
+    previous = F.mse_loss(test.frames.data, test.following)
+    return {
+        "previous frame": previous.item(),
+        "mean frame": F.mse_loss(mean.expand_as(test.following), test.following).item(),
+    }
+
+
+@torch.no_grad()
+def sample(model: nn.Module, recordings: Recordings) -> dict[str, np.ndarray]:
+    """A long test recording without its first frame, and the prediction of it, (time, 129)."""
+    number = recordings.lengths.argsort(stable=True)[len(recordings) * 9 // 10]
+    batch = recordings.batch(number[None])
+    return {"frames": batch.following.cpu().numpy(), "prediction": model(batch.frames).cpu().numpy()}
+
+
+def collect(folder: Path) -> dict:
+    """Put all methods' results in ``folder`` into ``result.json`` and ``speech.png``."""
+    runs = {name: json.loads(path.read_text()) for name in METHODS if (path := folder / f"{name}.json").exists()}
+    for name, each in runs.items():
+        print(
+            f"{name:10} {each['hidden']:4} states {each['parameters']:8,} parameters {each['epochs']:7.1f} epochs "
+            f"{each['seconds']:6.0f} s   dB²: validation {each['validation error']:.2f}, test {each['test error']:.2f}"
+        )
+    result = {"runs": runs}
+    if runs:
+        for name, error in next(iter(runs.values()))["baselines"].items():
+            print(f"{name:80} test {error:.2f}")
+        checkpoints.write(folder / "speech.png", lambda path: figure(path, folder, runs))
+        checkpoints.write_json(folder / "result.json", result)
+        print(f"in {folder}: result.json, speech.png")
+    return result
+
+
+COLORS = {name: f"C{i % 10}" for i, name in enumerate(METHODS)}
+ACROSS = 4  # spectrograms beside each other
+
+
+def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
+    """Validation errors over epochs and over time, and a test recording with what each method predicts of it."""
+    sounds = {name: np.load(folder / f"{name}.npz") for name in runs}
+    pictures = {"recording": next(iter(sounds.values()))["frames"]} | {k: v["prediction"] for k, v in sounds.items()}
+    down = math.ceil(len(pictures) / ACROSS)
+    canvas = Figure(figsize=(12, 4.2 + 2.4 * down), dpi=150, layout="constrained")
+    first = next(iter(runs.values()))
+    canvas.suptitle(f"The next frame of {first['data']}", fontsize=13)
+    upper, lower = canvas.subfigures(2, 1, height_ratios=[4.2, 2.4 * down])  # type: ignore[misc]
+    by_epoch, by_time = upper.subplots(1, 2, sharey=True)
+    for name, each in runs.items():
+        _curves(by_epoch, by_time, name, each)
+    for axes, label in ((by_epoch, "epoch"), (by_time, "minutes")):
+        axes.set(xlabel=label, xlim=(0, None), yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(alpha=0.3)
+    by_epoch.set_ylabel("mean squared error, dB² (validation)")
+    by_time.legend(frameon=False)
+    panels = [*lower.subplots(down, ACROSS, squeeze=False, sharex=True, sharey=True).flat]
+    for axes, (name, frames) in zip(panels, pictures.items(), strict=False):
+        extent = (0, len(frames) * HOP / RATE, 0, RATE / 2000)
+        options = {
+            "aspect": "auto",
+            "origin": "lower",
+            "extent": extent,
+            "vmin": -50,
+            "vmax": pictures["recording"].max(),
+        }
+        image = axes.imshow(frames.T, **options)
+        axes.set(title=name, xlabel="seconds", ylabel="kHz")
+        axes.label_outer()
+    lower.colorbar(image, ax=list(lower.axes), label="dB")
+    for axes in panels[len(pictures) :]:
+        axes.set_axis_off()
+    canvas.savefig(path)
+
+
+def _curves(by_epoch: Axes, by_time: Axes, name: str, each: dict) -> None:
+    errors = np.array(each["validation"] or [each["validation error"]])
+    epochs = np.arange(1, len(errors) + 1) if each["validation"] else np.array([each["epochs"]])
+    options = {"color": COLORS[name], "label": f"{name}: test {each['test error']:.2f}", "marker": ".", "markersize": 3}
+    by_epoch.plot(epochs, errors, **options)
+    by_time.plot(epochs * each["seconds"] / each["epochs"] / 60, errors, **options)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"speech.py: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; give the same command again to continue") from None

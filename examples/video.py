@@ -1,0 +1,284 @@
+"""The next frame of a film: ConvNERU with its transition on the Stiefel manifold, free, or zero, and ConvLSTM.
+
+    python examples/video.py                                       # small digits, a minute a method: what the problem is
+    python examples/video.py --data moving-mnist --out runs/video  # ten minutes a method
+    python examples/video.py --data kth --folder KTH --action walking --methods tcwy,own,orth --minutes 600 --out runs/kth
+
+From the frames up to t the network predicts frame t + 1; loss and metric are the absolute error summed over the
+pixels and averaged over the frames. Every method gets the same time, ``--minutes``, validation included, and is tested
+with the weights that were best on the validation clips. The results also tell the error of predicting a black frame and
+of predicting the last frame again. The layout of a folder of KTH clips is in clips.py, ``kth``; the published runs are 150
+epochs of clips of one action with the settings that ``--data kth`` has, which is for a GPU of some GB (``--device cuda``).
+
+The network is a stack of recurrent units of width, 2, 4, 2 and 1 × width channels, at a quarter of the frame's height and
+width, an eighth, a sixteenth, and back, with strided and transposed convolutions between them and skip connections.
+The units are ConvNERU with a kernel by T-CWY (tcwy) or OWN (own), free from a Glorot (glorot) or an orthonormal
+start (orth), always zero (zeros), stepped by Riemannian gradient descent for the canonical (c) or Euclidean (e) metric with
+Cayley (c) or QR retractions (rgd-c-c, rgd-e-c, rgd-c-qr, rgd-e-qr) or by Cayley Adam (cayley-adam); or ConvLSTM (convlstm)
+with instance normalisation. Everything else is trained by Adam.
+
+A killed run continues where it was. Methods may run at the same time into one folder; the figure shows all that are there.
+"""
+
+import copy
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import checkpoints
+import numpy as np
+import torch
+from clips import ACTIONS, Batch, Clips, Split, kth, moving
+from command_line import option, parse
+from convolutional import METHODS, Network, optimisers
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from training import train
+
+DEFAULTS = {
+    "digits": {"width": 4, "batch_size": 4, "frames": 10, "lr": 3e-3, "minutes": 1.0},
+    "moving-mnist": {"width": 8, "batch_size": 4, "frames": 10, "lr": 3e-3, "minutes": 10.0},
+    "kth": {"width": 32, "batch_size": 3, "frames": None, "lr": 1e-3, "minutes": math.inf},
+}
+TRANSIENT = ("methods", "folder", "minutes", "threads", "device", "out", "restart")  # a checkpoint is not bound to
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a result depends on; each field is an option of the command line."""
+
+    methods: str = option("tcwy,zeros,glorot,convlstm", f"what to run, of {', '.join(METHODS)}; none draws the figure")
+    data: Literal["digits", "moving-mnist", "kth"] = option("digits", "films to predict")
+    folder: str | None = option(None, "folder with the clips of kth (default: $MNVI_DATA/kth)")
+    action: str | None = option(None, f"only this one of kth's actions: {', '.join(ACTIONS)}")
+    frames: int | None = option(None, "of a clip (default: all for kth, else 10)")
+    width: int = option(None, "channels of the outermost units (default: 4 for digits, 8 for moving-mnist, 32 for kth)")
+    kernel_size: int = option(3, "of the recurrent units")
+    batch_size: int = option(None, "clips a step (default: 3 for kth, else 4)")
+    lr: float = option(None, "rate of Adam and Cayley Adam (default: 0.001 for kth, else 0.003)")
+    rgd_lr: float = option(1e-4, "rate of Riemannian gradient descent")
+    iterations: int = option(100_000, "steps at most")
+    minutes: float = option(None, "for each method (default: 1 for digits, 10 for moving-mnist, no limit for kth)")
+    every: int = option(100, "steps between two validations")
+    validation: int = option(64, "clips of bouncing digits to validate with")
+    test: int = option(256, "clips of bouncing digits to test with")
+    seed: int = option(0, "of initial weights and training clips")
+    device: str = option("cpu", "where to train")
+    threads: int = option(2, "CPU threads")
+    out: str = option("runs/video", "folder for the results")
+    restart: bool = option(False, "begin anew where the folder has a checkpoint")
+
+    def __post_init__(self) -> None:
+        for name, value in DEFAULTS[self.data].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        unknown = sorted(set(self.names) - {*METHODS})
+        if unknown:
+            raise ValueError(f"methods must be of {', '.join(METHODS)}, got {', '.join(unknown)}")
+        if self.action not in (None, *ACTIONS):
+            raise ValueError(f"action must be one of {', '.join(ACTIONS)}, got {self.action}")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value:
+                raise ValueError(f"{name} must be at least {least:g}, got {value}")
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in self.methods.split(",") if name]
+
+
+COUNTS = ("width", "kernel_size", "batch_size", "iterations", "every", "validation", "test", "threads")
+LEAST = {**dict.fromkeys(COUNTS, 1), "frames": 2, "minutes": 0, "seed": 0, "lr": 1e-12, "rgd_lr": 1e-12}
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Run the methods that are not done; returns what ``result.json`` holds."""
+    settings = parse(Settings, argv, str(__doc__).splitlines()[0])
+    torch.set_num_threads(settings.threads)
+    torch.set_flush_denormal(True)  # vanishing states would slow down the baselines
+    folder = checkpoints.prepare(settings.out)
+    if settings.names:
+        films = _films(settings)
+        for name in settings.names:
+            run(name, settings, films, folder)
+    return collect(folder)
+
+
+def run(method: str, settings: Settings, films: Clips, folder: Path) -> None:
+    """Train one network and write ``method.json`` and ``method.npz``, a film and its prediction."""
+    torch.manual_seed(settings.seed)
+    model = Network(method, settings.width, settings.kernel_size).to(settings.device)
+    parts = optimisers(model, method, settings.lr, settings.rgd_lr)
+    best = Best(model)
+
+    def step(i: int) -> dict[str, float]:
+        numbers = np.random.default_rng((settings.seed, i)).integers(len(films.train), size=settings.batch_size)
+        error, frames = absolute_error(model, films.train.batch(numbers))
+        model.zero_grad()
+        (error / frames).backward()
+        for optimiser in parts.values():
+            optimiser.step()
+        row = {"loss": error.item() / frames}
+        if (i + 1) % settings.every == 0:
+            row["validation"] = best.compare(evaluate(model, films.validation, settings.batch_size))
+        return row
+
+    fixed = {k: v for k, v in asdict(settings).items() if k not in TRANSIENT}
+    limits = {"title": method, "minutes": settings.minutes, "restart": settings.restart}
+    everything = {"model": model, "best": best, **parts}
+    progress = train(folder / f"{method}.pt", everything, fixed, settings.iterations, step, **limits)
+    if best.error == math.inf:  # the time was up before the first validation
+        best.compare(evaluate(model, films.validation, settings.batch_size))
+    model.load_state_dict(best.weights)
+    rows = {
+        key: [[i, round(row[key], 4)] for i, row in enumerate(progress["history"], 1) if key in row] for key in CURVES
+    }
+    result = {
+        **{"method": method, "data": films.title, "settings": {**fixed, "threads": settings.threads}},
+        **{
+            "versions": checkpoints.versions(),
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        },
+        **{"seconds": progress["seconds"], "iterations": len(progress["history"]), "validation error": best.error},
+        **{"test error": evaluate(model, films.test, settings.batch_size), "baselines": baselines(films.test), **rows},
+    }
+    sample = films.test.batch([0])
+    with torch.no_grad():
+        prediction = model(sample.frames[:-1].to(settings.device))
+    arrays = {"film": sample.frames[1:, 0, 0].numpy(), "prediction": prediction[:, 0, 0].cpu().numpy()}
+    checkpoints.write(folder / f"{method}.npz", lambda path: np.savez_compressed(path, **arrays))
+    checkpoints.write_json(folder / f"{method}.json", result)
+
+
+CURVES = ("loss", "validation")
+
+
+class Best:
+    """The weights of a model with the least validation error so far."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.error, self.weights = model, math.inf, copy.deepcopy(model.state_dict())
+
+    def compare(self, error: float) -> float:
+        """Keep the present weights if ``error`` is less than all before; returns it."""
+        if error < self.error:
+            self.error, self.weights = error, copy.deepcopy(self.model.state_dict())
+        return error
+
+    def state_dict(self) -> dict:
+        return {"error": self.error, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.error, self.weights = state["error"], state["weights"]
+
+
+def absolute_error(model: Network, batch: Batch) -> tuple[Tensor, int]:
+    """|prediction − frame| summed over the pixels of all predicted frames, and how many these are."""
+    device = next(model.parameters()).device
+    frames, mask = batch.frames.to(device), batch.mask[1:].to(device)
+    errors = (model(frames[:-1]) - frames[1:]).abs().sum((2, 3, 4))
+    return (errors * mask).sum(), int(mask.sum())
+
+
+@torch.no_grad()
+def evaluate(model: Network, split: Split, batch_size: int) -> float:
+    """The absolute error of a frame, averaged over all predicted frames."""
+    model.eval()
+    parts = [absolute_error(model, batch) for batch in _batches(split, batch_size)]
+    model.train()
+    return sum(error.item() for error, _ in parts) / sum(frames for _, frames in parts)
+
+
+def baselines(split: Split) -> dict[str, float]:
+    """The absolute error of two predictions that need no network."""
+    black = again = frames = 0.0
+    for x, mask in _batches(split, 16):
+        black += (x[1:].sum((2, 3, 4)) * mask[1:]).sum().item()
+        again += ((x[1:] - x[:-1]).abs().sum((2, 3, 4)) * mask[1:]).sum().item()
+        frames += mask[1:].sum().item()
+    return {"black frame": black / frames, "last frame": again / frames}
+
+
+def _batches(split: Split, size: int):
+    return (split.batch(range(start, min(start + size, len(split)))) for start in range(0, len(split), size))
+
+
+def _films(settings: Settings) -> Clips:
+    if settings.data == "kth":
+        return kth(settings.folder, settings.action, settings.frames)
+    name = "mnist" if settings.data == "moving-mnist" else "digits"
+    return moving(name, settings.frames or 10, settings.validation, settings.test, settings.seed)
+
+
+def collect(folder: Path) -> dict:
+    """Put all methods' results in ``folder`` into ``result.json`` and ``video.png``."""
+    runs = {name: json.loads(path.read_text()) for name in METHODS if (path := folder / f"{name}.json").exists()}
+    for name, each in runs.items():
+        print(
+            f"{name:12} {each['iterations']:6} iterations {each['seconds']:6.0f} s {each['parameters']:9,} parameters   "
+            f"absolute error of a frame: validation {each['validation error']:.2f}, test {each['test error']:.2f}"
+        )
+    result = {"runs": runs}
+    if runs:
+        for name, error in next(iter(runs.values()))["baselines"].items():
+            print(f"{name:12} {'test':>64} {error:.2f}")
+        checkpoints.write(folder / "video.png", lambda path: figure(path, folder, runs))
+        checkpoints.write_json(folder / "result.json", result)
+        print(f"in {folder}: result.json, video.png")
+    return result
+
+
+COLORS = {name: f"C{i % 10}" for i, name in enumerate(METHODS)}
+SHOWN = 8  # frames of the film
+
+
+def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
+    """Validation errors over steps and over time, and a test clip with what each method predicts of it."""
+    films = {name: np.load(folder / f"{name}.npz") for name in runs}
+    canvas = Figure(figsize=(12, 4.4 + 1.25 * (len(runs) + 1)), dpi=150, layout="constrained")
+    canvas.suptitle(f"One frame ahead: {next(iter(runs.values()))['data']}", fontsize=13)
+    upper, lower = canvas.subfigures(2, 1, height_ratios=[4.4, 1.25 * (len(runs) + 1)])
+    by_step, by_time = upper.subplots(1, 2, sharey=True)
+    for name, each in runs.items():
+        steps, errors = np.array(each["validation"] or [[each["iterations"], each["validation error"]]]).T
+        options = {
+            "color": COLORS[name],
+            "label": f"{name}: test {each['test error']:.1f}",
+            "marker": ".",
+            "markersize": 3,
+        }
+        by_step.plot(steps, errors, **options)
+        by_time.plot(steps * each["seconds"] / each["iterations"] / 60, errors, **options)
+    _finish(by_step, runs, "iteration")
+    _finish(by_time, runs, "minutes")
+    by_step.set_ylabel("absolute error of a frame, validation")
+    by_time.legend(frameon=False)
+    film = next(iter(films.values()))["film"]
+    shown = np.linspace(0, len(film) - 1, min(SHOWN, len(film))).round().astype(int)
+    rows = {"film": film} | {name: each["prediction"] for name, each in films.items()}
+    for (name, frames), axes in zip(rows.items(), lower.subplots(len(rows), len(shown), squeeze=False), strict=True):
+        for i, panel in zip(shown, axes, strict=True):
+            panel.imshow(frames[i], cmap="gray", vmin=0, vmax=1)
+            panel.set(xticks=[], yticks=[], title=f"frame {i + 2}" if name == "film" else "")
+        axes[0].set_ylabel(name)
+    canvas.savefig(path)
+
+
+def _finish(axes: Axes, runs: dict[str, dict], label: str) -> None:
+    baseline = next(iter(runs.values()))["baselines"]["last frame"]
+    axes.axhline(baseline, color="black", linestyle=":", linewidth=1)
+    axes.annotate("last frame again", (0.01, baseline), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
+    axes.set(xlabel=label, xlim=(0, None))
+    axes.grid(alpha=0.3)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"video.py: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; give the same command again to continue") from None
