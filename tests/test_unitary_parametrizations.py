@@ -233,7 +233,7 @@ def test_starts_of_blocks(block, layers, n, dtype):
     name = block.__name__ if block else "identity"
     generator = torch.Generator().manual_seed(5)
     module = layer(lambda: EUNN(layers, init=name), n, dtype, start="draw", generator=generator)
-    skew = block(n, torch.Generator().manual_seed(5), dtype=torch.float64) if block else torch.zeros(n, n)
+    skew = block(n, torch.Generator().manual_seed(5)) if block else torch.zeros(n, n)
     assert_close(module.weight.detach(), torch.linalg.matrix_exp(skew.double()).to(dtype))
 
 

@@ -97,10 +97,8 @@ class TCWY(Parametrization):
         n, p = matrix.shape[-2:]
         if n == p:
             check_determinant(matrix, _determinant(p), f"{self}")
-        rest, axes = (
-            matrix.mT.clone(memory_format=torch.contiguous_format),
-            torch.eye(p + 1, n, dtype=matrix.dtype, device=matrix.device),
-        )
+        rest = matrix.mT.clone(memory_format=torch.contiguous_format)
+        axes = torch.eye(p + 1, n, dtype=matrix.dtype, device=matrix.device)
         found, eps = [], torch.finfo(matrix.dtype).eps
         for k in range(p):
             v = mirror(F.pad(rest[..., k, k:], (k, 0)), axes[k])

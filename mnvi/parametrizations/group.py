@@ -85,8 +85,7 @@ class GroupParametrization(Parametrization):
         return turned
 
 
-def draw_skew(init: str, size: Size, generator: torch.Generator | None, blocks: int | None = None) -> Tensor:
+def draw_skew(init: str, size: Size, generator: torch.Generator | None) -> Tensor:
     """Skew-symmetric matrices of shape ``size`` by an initialiser of 2×2 blocks, in float64."""
     count = torch.Size(size[:-2]).numel()
-    draws = [SKEW[init](size[-1], generator, blocks=blocks, dtype=torch.float64) for _ in range(count)]
-    return torch.stack(draws).reshape(size)
+    return torch.stack([SKEW[init](size[-1], generator) for _ in range(count)]).reshape(size)

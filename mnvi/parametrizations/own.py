@@ -50,7 +50,12 @@ class OWN(Parametrization):
         return Stiefel()
 
     def matrix(self, *originals: Tensor) -> Tensor:
-        return polar_factor(self._centred(originals[0]))
+        v = originals[0]
+        # Weight decay may end at V = 0 exactly, which stands for [I; 0].
+        zero = (v == 0).all(-1, keepdim=True).all(-2, keepdim=True)
+        return polar_factor(
+            self._centred(torch.where(zero, torch.eye(*v.shape[-2:], dtype=v.dtype, device=v.device), v))
+        )
 
     def coordinates(self, matrix: Tensor) -> Originals:
         off = float((matrix - self._centred(matrix)).norm(dim=-2).max())

@@ -102,7 +102,8 @@ class OrthogonalRNN(nn.Module):
         time, batch = x.shape[:2]
         if not time:
             raise ValueError(f"a sequence needs at least one step, got an input of shape {tuple(input.shape)}")
-        states, h_n = self._layers(x.reshape(time * batch, self.input_size), [batch] * time, self._initial(h_0, batch, x))
+        flat = x.reshape(time * batch, self.input_size)
+        states, h_n = self._layers(flat, [batch] * time, self._initial(h_0, batch, x))
         output = states.view(time, batch, self.hidden_size)
         return (output.transpose(0, 1) if self.batch_first else output), h_n
 
