@@ -18,6 +18,7 @@ test: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/layers.py
 	$(BIN)/python benchmarks/manifolds.py
+	$(BIN)/python benchmarks/orthogonal.py
 
 # The lock is only written after a complete installation, so an interrupted one starts again.
 .venv/installed: pyproject.toml constraints.txt

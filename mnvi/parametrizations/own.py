@@ -10,13 +10,14 @@ from ..manifolds.orthonormal import check_thin
 from ..manifolds.polar import polar_factor
 from .base import Originals, Parametrization
 from .group import draw_skew
+from .reflections import unit_rows
 
 
 class OWN(Parametrization):
     """Ω = Ṽ(ṼᵀṼ)^−½, Ṽ = V − 11ᵀV/n: the nearest matrix to V with orthonormal columns, each of mean zero.
 
     The unconstrained tensor is V, of the shape (n, p) of Ω. Its length counts for nothing. Without the centring it is
-    the polar factor of V, which reaches every matrix with orthonormal columns.
+    the polar factor of V, which reaches every matrix with orthonormal columns. Differentiable once.
 
     Args:
         center: whether the columns' means are taken off (the rows', where the weight is wide), which needs n > p.
@@ -51,11 +52,10 @@ class OWN(Parametrization):
 
     def matrix(self, *originals: Tensor) -> Tensor:
         v = originals[0]
-        # Weight decay may end at V = 0 exactly, which stands for [I; 0].
+        # Weight decay may make V as small as it likes; V = 0 exactly stands for [I; 0].
         zero = (v == 0).all(-1, keepdim=True).all(-2, keepdim=True)
-        return polar_factor(
-            self._centred(torch.where(zero, torch.eye(*v.shape[-2:], dtype=v.dtype, device=v.device), v))
-        )
+        v = torch.where(zero, torch.eye(*v.shape[-2:], dtype=v.dtype, device=v.device), v)
+        return polar_factor(self._centred(unit_rows(v.flatten(-2)).view_as(v)))
 
     def coordinates(self, matrix: Tensor) -> Originals:
         off = float((matrix - self._centred(matrix)).norm(dim=-2).max())
