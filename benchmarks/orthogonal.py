@@ -30,13 +30,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 import mnvi
-from mnvi.manifolds import SpecialOrthogonal
+from mnvi.manifolds import SpecialOrthogonal, Stiefel
 from mnvi.optim import CoordinateDescent, RiemannianSGD
 from mnvi.parametrizations import CWY, OWN, TCWY, Cayley, Exponential, Householder, Parametrization, Trivialization
 from mnvi.rnn import OrthogonalRNN
 
 Steps = dict[str, Callable[[], object]]
-TALL = (20_000, 32)
+TALL = 20_000  # rows
 
 
 def exponentials(n: int) -> Steps:
@@ -63,21 +63,23 @@ def reflections(n: int) -> Steps:
     """Products of n reflections, and Cayley transforms."""
     gradient = torch.randn(n, n) / n
     steps: Steps = {}
-    for name in ("householder", "cayley"):
-        layer = orthogonal(nn.Linear(n, n, bias=False), orthogonal_map=name, use_trivialization=False)
-        steps[f"torch {name}"] = _pass(layer, gradient)
+    for name, triv in (("householder", False), ("cayley", False), ("cayley", True)):
+        layer = orthogonal(nn.Linear(n, n, bias=False), orthogonal_map=name, use_trivialization=triv)
+        steps[f"torch {name}{', trivialized' * triv}"] = _pass(layer, gradient)
     kinds = {"CWY": CWY(n), "Householder": Householder(n), "Cayley": Cayley()}
     return steps | {f"mnvi {name}": _pass(_constrained(kind, n), gradient) for name, kind in kinds.items()}
 
 
-def stiefel() -> Steps:
+def stiefel(n: int, p: int = 32) -> Steps:
     """A tall matrix with orthonormal columns."""
-    gradient = torch.randn(TALL) / TALL[0]
-    layer = orthogonal(_tall(), orthogonal_map="householder", use_trivialization=False)
-    kinds = {"T-CWY": TCWY(), "OWN": OWN()}
-    steps = {"torch householder": _pass(layer, gradient)}
+    gradient, matrix = torch.randn(n, p) / n, nn.Parameter(torch.randn(n, p))
+    steps: Steps = {"torch.linalg.qr": lambda: torch.autograd.grad(torch.linalg.qr(matrix).Q, matrix, gradient)}
+    if n <= 1000:  # its backward pass is quadratic in n
+        layer = orthogonal(_tall(n, p), orthogonal_map="householder", use_trivialization=False)
+        steps["torch householder"] = _pass(layer, gradient)
+    kinds = {"T-CWY": TCWY(), "OWN": OWN(), "Trivialization(Stiefel())": Trivialization(Stiefel())}
     return steps | {
-        f"mnvi {name}": _pass(mnvi.constrain(_tall(), "weight", kind), gradient) for name, kind in kinds.items()
+        f"mnvi {name}": _pass(mnvi.constrain(_tall(n, p), "weight", kind), gradient) for name, kind in kinds.items()
     }
 
 
@@ -120,7 +122,7 @@ def descent(d: int = 2048) -> Steps:
 TABLES: dict[str, Callable[[], Steps]] = {
     **{f"maps: exponential, n = {n}": partial(exponentials, n) for n in (170, 512, 1024)},
     **{f"maps: reflections, n = {n}": partial(reflections, n) for n in (170, 512)},
-    f"stiefel: {TALL[0]:,} × {TALL[1]}": stiefel,
+    **{f"stiefel: {n:,} × 32": partial(stiefel, n) for n in (1_000, TALL)},
     "recurrent: (1, 170), 784 steps, batch 128": recurrent,
     "descent: one step, d = 2048": descent,
 }
@@ -134,7 +136,7 @@ def peak_memory() -> dict[str, float]:
 
 def _peak() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    _pass(mnvi.constrain(_tall(), "weight", TCWY()), torch.randn(TALL))()
+    _pass(mnvi.constrain(_tall(TALL, 32), "weight", TCWY()), torch.randn(TALL, 32))()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print((after - before) / 1024, after / 1024)
 
@@ -143,8 +145,8 @@ def _constrained(parametrization: Parametrization, n: int) -> nn.Module:
     return mnvi.constrain(nn.Linear(n, n, bias=False), "weight", parametrization)
 
 
-def _tall() -> nn.Module:
-    return nn.Linear(TALL[1], TALL[0], bias=False)
+def _tall(n: int, p: int) -> nn.Module:
+    return nn.Linear(p, n, bias=False)
 
 
 def _set(layer: nn.Module, value: Tensor) -> nn.Module:
@@ -187,7 +189,7 @@ def main() -> None:
     for title, make in measuring.chosen(TABLES, args.only).items():
         results[title] = measuring.measure(make(), args.rounds, args.seconds)
         measuring.show(title, results[title])
-        if "stiefel" in title:
+        if f"{TALL:,}" in title:
             results["peak memory of T-CWY, MB"] = memory = peak_memory()
             print("peak memory of T-CWY: " + ", ".join(f"{value:.0f} MB {name}" for name, value in memory.items()))
     setting = {name: value for name, value in vars(args).items() if name not in ("json", "peak")}

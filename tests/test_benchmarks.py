@@ -36,11 +36,11 @@ def test_benchmark_of_the_manifolds_runs(monkeypatch, capsys):
 
 
 def test_benchmark_of_orthogonal_weights_runs(monkeypatch, capsys):
-    monkeypatch.setattr(orthogonal, "TALL", (40, 3))
+    monkeypatch.setattr(orthogonal, "TALL", 40)
     makers = [
         lambda: orthogonal.exponentials(6),
         lambda: orthogonal.reflections(6),
-        orthogonal.stiefel,
+        lambda: orthogonal.stiefel(40, 3),
         lambda: orthogonal.descent(6),
     ]
     for make in makers:

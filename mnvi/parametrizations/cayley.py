@@ -47,7 +47,7 @@ class Cayley(GroupParametrization):
 
     def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
         a = self.skew(originals[0]).conj()
-        turned = (x * self.diagonal(*originals)).reshape(-1, a.shape[-1])
+        turned = self.scaled(x.reshape(-1, a.shape[-1]), *originals)
         return torch.linalg.solve(identity(a) - a, turned + turned @ a, left=False).reshape(x.shape)
 
 

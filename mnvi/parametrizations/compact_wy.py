@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..manifolds.branching import within
+
 BLOCK = 128  # rows at a time: of a product with a triangle little more than its half is then computed
 
 
@@ -44,7 +46,7 @@ class _Columns(torch.autograd.Function):
             a = q.mT @ grad
             found = factor @ (a - a.mT)
             for i, rows in _row_blocks(found):
-                rows -= (rows @ factor[..., i:, :].mT).triu_(1) @ u[..., i:, :]
+                _add_product_(rows, (rows @ factor[..., i:, :].mT).triu_(1), u[..., i:, :], -1)
             return found, None
         found = factor @ grad.mT
         solved = _solve_transposed(s, u @ grad)
@@ -68,12 +70,23 @@ class _RightFactor(torch.autograd.Function):
 
 def _triangle(u: Tensor) -> Tensor:
     """S, with anything below its diagonal."""
-    s = u.new_zeros(*u.shape[:-1], u.shape[-2])
-    # In sums of few terms, which round less: for nearly parallel vectors Q is as orthogonal as U Uᵀ is accurate.
-    for part in u.split(max(8, u.shape[-1] // 8), -1):
-        for i, rows in _row_blocks(s):
-            rows[..., i:] += part[..., i : i + BLOCK, :] @ part[..., i:, :].mT
+    count, n = u.shape[-2:]
+    s = _gram(u, n)
+    # Q is as orthogonal as U Uᵀ is accurate, times the size of S⁻¹U, which is large where many vectors are nearly
+    # parallel; U Uᵀ is then far from what random vectors give, and sums of few terms round less.
+    size = torch.linalg.matrix_norm(s) / (count + count**2 / n) ** 0.5
+    if not within(size, 2.0, traced=False):
+        s = _gram(u, max(8, n // 8))
     s.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+    return s
+
+
+def _gram(u: Tensor, terms: int) -> Tensor:
+    """U Uᵀ on and above the diagonal, in sums of so many terms."""
+    s = u.new_zeros(*u.shape[:-1], u.shape[-2])
+    for part in u.split(terms, -1):
+        for i, rows in _row_blocks(s):
+            _add_product_(rows[..., i:], part[..., i : i + BLOCK, :], part[..., i:, :].mT, 1)
     return s
 
 
@@ -91,9 +104,17 @@ def _add_through_triangle_(found: Tensor, solved: Tensor, factor: Tensor, u: Ten
     found[..., : solved.shape[-1]] += solved
     for i, rows in _row_blocks(found):
         w = (solved[..., i : i + BLOCK, :] @ factor[..., i:, :].mT).triu_(1)
-        rows -= w @ u[..., i:, :]
-        found[..., i:, :] -= w.mT @ u[..., i : i + BLOCK, :]
+        _add_product_(rows, w, u[..., i:, :], -1)
+        _add_product_(found[..., i:, :], w.mT, u[..., i : i + BLOCK, :], -1)
     return found
+
+
+def _add_product_(out: Tensor, a: Tensor, b: Tensor, sign: int) -> None:
+    """out + sign·ab, in place; without the product's own memory where there is no batch."""
+    if out.dim() == 2:
+        out.addmm_(a, b, alpha=sign)
+    else:
+        out.add_(a @ b, alpha=sign)
 
 
 def _row_blocks(x: Tensor):

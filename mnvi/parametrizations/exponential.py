@@ -47,7 +47,7 @@ class Exponential(GroupParametrization):
         return logarithm(q)
 
     def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
-        return exponential_rows(x * self.signs, self.skew(originals[0]).mT)
+        return exponential_rows(self.scaled(x), self.skew(originals[0]).mT)
 
     def extra_repr(self) -> str:
         return f"determinant={self.determinant}, {super().extra_repr()}"

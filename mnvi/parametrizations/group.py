@@ -10,7 +10,7 @@ from ..manifolds.base import Size
 from .base import Originals, Parametrization, check_square
 from .initialisers import SKEW
 from .layout import Layout
-from .skew_coordinates import from_skew, from_skew_hermitian, to_skew, to_skew_hermitian
+from .skew_coordinates import below_diagonal, from_skew, from_skew_hermitian, to_skew, to_skew_hermitian
 
 
 class GroupParametrization(Parametrization):
@@ -21,6 +21,7 @@ class GroupParametrization(Parametrization):
     """
 
     signs: Tensor
+    places: Tensor  # of the unconstrained numbers of a real A, in its entries row by row
 
     def check_shape(self, size: Size) -> None:
         check_square(size, f"{self}")
@@ -52,17 +53,21 @@ class GroupParametrization(Parametrization):
         if not self.complex:
             signs[: self.negative_signs(n)] = -1
         self.register_buffer("signs", signs)
+        self.register_buffer("places", below_diagonal(n, like.device), persistent=False)
 
     def skew(self, x: Tensor) -> Tensor:
         """A, of the unconstrained tensor."""
-        return to_skew_hermitian(x) if self.complex else to_skew(x, len(self.signs))
+        return to_skew_hermitian(x) if self.complex else to_skew(x, self.places, len(self.signs))
 
     def matrix(self, *originals: Tensor) -> Tensor:
-        return self.phi(self.skew(originals[0])) * self.diagonal(*originals)[..., None, :]
+        return self.scaled(self.phi(self.skew(originals[0])), *originals)
+
+    def scaled(self, x: Tensor, *originals: Tensor) -> Tensor:
+        """x·D, of rows x."""
+        return x * self.diagonal(*originals)[..., None, :] if self.complex or self.negative_signs(x.shape[-1]) else x
 
     def coordinates(self, matrix: Tensor) -> Originals:
-        a = self.inverse(self._turned(matrix))
-        return (from_skew_hermitian(a),) if self.complex else from_skew(a)
+        return self._of_skew(self.inverse(self._turned(matrix)))
 
     def nearest(self, matrix: Tensor) -> Tensor:
         turned = matrix * self.signs
@@ -74,7 +79,10 @@ class GroupParametrization(Parametrization):
             a = self.inverse(group.random(*size, generator=generator, dtype=dtype, device=device))
         else:
             a = draw_skew(self.init, size, generator).to(device, dtype)
-        return (from_skew_hermitian(a),) if self.complex else from_skew(a)
+        return self._of_skew(a)
+
+    def _of_skew(self, a: Tensor) -> Originals:
+        return (from_skew_hermitian(a),) if self.complex else from_skew(a, self.places)
 
     def _turned(self, matrix: Tensor) -> Tensor:
         """Q·D⁻¹, checked to have determinant 1 where it is real."""

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from ..checks import positive_int
 from ..manifolds import Manifold, Orthogonal
 from ..manifolds.base import Size
-from ..manifolds.branching import refuse_nonfinite
+from ..manifolds.branching import refuse_nonfinite, within
 from ..manifolds.polar import polar_factor
 from ..manifolds.skew_hermitian import identity
 from .base import Originals, Parametrization, check_square
@@ -141,6 +141,16 @@ def decompose(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
 class _UnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor) -> Tensor:  # type: ignore[override]
+        length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+        tiny = torch.finfo(v.dtype).tiny ** 0.5
+        if not within(length, 1 / tiny, traced=False) or not within(1 / length, 1 / tiny, traced=False):
+            return _UnitRows._of_any_length(ctx, v)
+        u = v / length
+        ctx.save_for_backward(u, length)
+        return u
+
+    @staticmethod
+    def _of_any_length(ctx: Any, v: Tensor) -> Tensor:
         largest = v.abs().amax(-1, keepdim=True)
         refuse_nonfinite("the vectors of reflections", largest)
         zero = largest == 0

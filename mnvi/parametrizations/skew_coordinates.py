@@ -4,18 +4,21 @@ import torch
 from torch import Tensor
 
 
-def to_skew(x: Tensor, n: int) -> Tensor:
+def below_diagonal(n: int, device: torch.device) -> Tensor:
+    """The places of the entries below the diagonal, row by row, in a flattened matrix; shape (n(n−1)/2,)."""
+    rows, columns = torch.tril_indices(n, n, -1, device=device)
+    return rows * n + columns
+
+
+def to_skew(x: Tensor, places: Tensor, n: int) -> Tensor:
     """The skew-symmetric (..., n, n) of its entries below the diagonal, x of shape (..., n(n−1)/2)."""
-    rows, columns = torch.tril_indices(n, n, -1, device=x.device)
-    flat = x.new_zeros(*x.shape[:-1], n * n).index_copy(-1, rows * n + columns, x)
-    lower = flat.unflatten(-1, (n, n))
+    lower = x.new_zeros(*x.shape[:-1], n * n).index_copy(-1, places, x).unflatten(-1, (n, n))
     return lower - lower.mT
 
 
-def from_skew(a: Tensor) -> Tensor:
+def from_skew(a: Tensor, places: Tensor) -> Tensor:
     """The entries below the diagonal of a skew-symmetric (..., n, n), row by row."""
-    rows, columns = torch.tril_indices(a.shape[-1], a.shape[-1], -1, device=a.device)
-    return a[..., rows, columns]
+    return a.flatten(-2)[..., places]
 
 
 def to_skew_hermitian(x: Tensor) -> Tensor:
