@@ -18,7 +18,7 @@ ENDLESS = 2**31  # training clips of bouncing digits, made when asked for
 
 
 class Batch(NamedTuple):
-    """Frames (time, batch, 1, height, width) from 0 to 1, zero where a clip is over, and (time, batch) where it is not."""
+    """Frames from 0 to 1, (time, batch, 1, height, width), and a mask, (time, batch): False where a clip is over."""
 
     frames: Tensor
     mask: Tensor
@@ -158,7 +158,7 @@ def kth(folder: str | Path | None, action: str | None, frames: int | None) -> Cl
     if not where.is_dir():
         raise FileNotFoundError(f"there is no folder {where} with clips of the KTH actions; name it with --folder")
     found: dict[str, list[Path]] = {name: [] for name in PERSONS}
-    for path in sorted(where.rglob("person*")):
+    for path in sorted(where.rglob("person*"), key=lambda path: path.name):
         name = re.match(r"person(\d+)_([a-z]+)", path.name)
         if name and (path.is_dir() or path.suffix in (".npy", ".npz")) and action in (None, name[2]):
             for split, persons in PERSONS.items():

@@ -1,7 +1,10 @@
 """A command line made from a frozen dataclass of settings: one option for each field."""
 
 import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, field, fields
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -37,3 +40,34 @@ def _argument(each: Field) -> dict[str, Any]:
         return {"choices": get_args(each.type), "help": text}
     kinds: list[Any] = [kind for kind in get_args(each.type) or (each.type,) if kind is not NoneType]
     return {"type": kinds[0], "metavar": kinds[0].__name__.upper(), "help": text}
+
+
+def names(text: str, choices: Sequence[str]) -> list[str]:
+    """The names in a comma-separated option, none of an empty one.
+
+    Raises:
+        ValueError: one is not among ``choices``.
+    """
+    found = [name for name in text.split(",") if name]
+    if unknown := sorted(set(found) - set(choices)):
+        raise ValueError(f"methods must be of {', '.join(choices)}, got {', '.join(unknown)}")
+    return found
+
+
+def at_least(settings: Any, limits: Mapping[str, float]) -> None:
+    """Raise ValueError if a field of ``settings`` that is not None is below its limit, or NaN."""
+    for name, least in limits.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} must be at least {least:g}, got {value}")
+
+
+def as_program(main: Callable[[], object]) -> None:
+    """Call ``main`` as a program: errors that a user can mend are one line, and Ctrl-C says how to go on."""
+    program = Path(sys.argv[0]).name
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{program}: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; give the same command again to go on") from None

@@ -47,14 +47,15 @@ class Network(nn.Module):
 
     Frames (time, batch, 1, height, width), height and width multiples of 16, are seen with their 2 × 2 pixels as
     channels. On the way up a layer sees what has its size on the way down beside its own input: the units those of the
-    way down, the last convolution the frame itself. Convolutions start Glorot-uniform.
+    way down, the last convolution the frame itself. Convolutions start Glorot-uniform, the last at zero.
 
     Args:
         method: one of ``METHODS``, the kind of unit.
         width: channels of the first and last unit; those between have 2, 4 and 2 times as many.
         kernel_size: of the units.
 
-    Source: Likhosherstov et al., 'CWY Parametrization' (2021), appendix E; the last convolution is linear.
+    Source: Likhosherstov et al., 'CWY parametrization: a solution for parallelized optimization of orthogonal and
+    Stiefel matrices' (2021), appendix E; here no ReLU follows the last convolution.
     """
 
     def __init__(self, method: str, width: int, kernel_size: int = 3) -> None:
@@ -67,9 +68,12 @@ class Network(nn.Module):
         inputs = [*sizes[:3], 2 * sizes[3], 2 * sizes[4]]
         self.units = nn.ModuleList(unit(method, a, b, kernel_size) for a, b in zip(inputs, sizes, strict=True))
         self.last = nn.Conv2d(width + 4, 4, 3, padding=1)
-        for layer in (*(resize[0] for resize in self.resizes), self.last):  # type: ignore[index]
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for resize in self.resizes:
+            nn.init.xavier_uniform_(resize[0].weight)  # type: ignore[index]
+            nn.init.zeros_(resize[0].bias)  # type: ignore[index]
+        # From a random start the last layer's noise is a large error, and getting rid of it kills the ReLUs before it.
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, frames: Tensor) -> Tensor:
         """The prediction of the frame after each, in the shape of ``frames``."""

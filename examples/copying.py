@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 
 import checkpoints
+import command_line
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -66,21 +67,21 @@ class Settings:
     restart: bool = option(False, "begin anew where the folder has a checkpoint")
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.names) - {*METHODS})
-        if unknown:
-            raise ValueError(f"methods must be of {', '.join(METHODS)}, got {', '.join(unknown)}")
-        for name in ("length", "letters", "hidden", "iterations", "batch_size", "threads", "lr", "kernel_lr", "block"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        command_line.names(self.methods, METHODS)
+        command_line.at_least(self, LEAST)
 
     @property
     def names(self) -> list[str]:
-        return [name for name in self.methods.split(",") if name]
+        return command_line.names(self.methods, METHODS)
 
     @property
     def baseline(self) -> float:
         """The loss of an output that knows the time but not the letters."""
         return self.letters * math.log(LETTERS) / (self.length + 2 * self.letters)
+
+
+COUNTS = ("length", "letters", "hidden", "lstm_hidden", "iterations", "descent_iterations", "batch_size", "threads")
+LEAST = {**dict.fromkeys(COUNTS, 1), **dict.fromkeys(("lr", "kernel_lr", "lstm_lr", "descent_lr", "block"), 1e-12)}
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -239,9 +240,4 @@ def _histograms(axes: Axes, kept: dict[int, np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"copying.py: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; give the same command again to continue") from None
+    command_line.as_program(main)

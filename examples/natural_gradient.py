@@ -30,7 +30,7 @@ import metrics
 import plots
 import torch
 import torch.nn.functional as F
-from command_line import option, parse
+from command_line import as_program, option, parse
 from conjugate_regression import ADAM, NATURAL, STYLES, adam, regression
 from data import Data, hold_out, load
 from matplotlib.axes import Axes
@@ -296,9 +296,4 @@ def _curves(axes: Axes, key: str, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"natural_gradient.py: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; give the same command again to continue") from None
+    as_program(main)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 import checkpoints
+import command_line
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -62,32 +63,22 @@ class Settings:
     restart: bool = option(False, "begin anew where the folder has a checkpoint")
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.names) - {*METHODS})
-        if unknown:
-            raise ValueError(f"methods must be of {', '.join(METHODS)}, got {', '.join(unknown)}")
+        command_line.names(self.methods, METHODS)
         if self.validation is None:
             object.__setattr__(self, "validation", 137 if self.data == "digits" else 5000)
         if self.lstm_hidden is None:
             object.__setattr__(self, "lstm_hidden", same_size(self.hidden))
-        for name in (
-            "hidden",
-            "lstm_hidden",
-            "epochs",
-            "minutes",
-            "batch_size",
-            "lr",
-            "kernel_lr",
-            "validation",
-            "every",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        command_line.at_least(self, LEAST)
 
     @property
     def names(self) -> list[str]:
-        return [name for name in self.methods.split(",") if name]
+        return command_line.names(self.methods, METHODS)
 
 
+LEAST = {
+    **dict.fromkeys(("hidden", "lstm_hidden", "epochs", "batch_size", "validation", "every", "threads"), 1),
+    **dict.fromkeys(("lr", "kernel_lr", "lstm_lr", "clip", "minutes"), 1e-12),
+}
 CLASSES = 10
 SHOWN = 2000  # of the held-out images, for the curve within an epoch
 NOT_OF_THE_RESULT = ("methods", "epochs", "minutes", "device", "threads", "out", "restart")
@@ -247,9 +238,4 @@ def figure(path: Path, runs: dict[str, dict]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"pixel_mnist.py: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; give the same command again to continue") from None
+    command_line.as_program(main)

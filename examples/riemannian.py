@@ -24,7 +24,7 @@ from pathlib import Path
 import checkpoints
 import plots
 import torch
-from command_line import option, parse
+from command_line import as_program, option, parse
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -234,9 +234,4 @@ def _curve(axes: Axes, label: str, method: Method, result: dict) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"riemannian.py: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; give the same command again to begin anew") from None
+    as_program(main)

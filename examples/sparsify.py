@@ -22,7 +22,7 @@ import metrics
 import results
 import torch
 import torch.nn.functional as F
-from command_line import option, parse
+from command_line import as_program, option, parse
 from data import Data, hold_out, load
 from networks import build
 from pruning import choose_threshold, kept_weights, pruned, weights_left, zero_
@@ -195,9 +195,4 @@ def train_epoch(model, plain, data: Data, batches, elbo: mnvi.ELBO, optimiser, s
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"sparsify.py: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; give the same command again to continue") from None
+    as_program(main)

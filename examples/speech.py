@@ -9,23 +9,23 @@ The protocol is that of Wisdom et al. (2016) with the settings of Lezcano-Casado
 frames of 129 log-magnitudes, in dB, 16 ms apart (frames.py, ``log_magnitudes``), and from the frames up to t a
 recurrent layer and a linear one predict frame t + 1. The error is the squared difference in dB², averaged over the 129
 bins and over all frames that have a frame before them. No sequence is padded, neither for the network nor for the
-error: an average that counts padding is too small. The published table averages over bins and true frames, too.
+error: an average that counts padding is too small. The published table is of the same average, of data whose unit its
+paper does not say.
 
 Networks with an orthogonal kernel have --hidden states, those of scurnn, lstm, gru and rnn so many that there are about
-as many parameters as for a rotation. Adam trains all parameters but those of the kernel, which RMSprop does. All have
-the same budget: --epochs or --minutes, whichever ends first; the minutes include validating after each epoch. The test
-error is of the weights that were best in validation. Beside it are the errors of repeating the previous frame and of
-the mean frame of the training recordings.
+as many parameters as for a rotation. Adam trains all parameters but those of the kernel, which RMSprop does (as
+published, but for the LSTM, which had RMSprop). All have the same budget: --epochs or --minutes, whichever ends first;
+the minutes include validating after each epoch. The test error is of the weights that were best in validation. Beside
+it are the errors of repeating the previous frame and of the mean frame of the training recordings.
 
 Spoken digits are read from $MNVI_DATA/fsdd.npz or a folder of WAV files; TIMIT, which is not free, from a user's own
-folder (frames.py, ``digits`` and ``timit``). The networks see each bin shifted and scaled to mean 0 and variance 1; the
-published ones saw the decibels themselves (--decibels), which gates and tanh hardly learn from: use it to
-compare with the published table, not with an LSTM. The error is in dB² in both cases.
+folder (frames.py, ``digits`` and ``timit``). The networks see each bin shifted and scaled to mean 0 and variance 1;
+those of Wisdom et al. saw the decibels themselves (--decibels), which gates and tanh hardly learn from, so that it
+makes an LSTM look worse than it is. The error is in dB² in both cases.
 
 A killed run continues where it was. Methods may run at the same time into one folder; the figure shows all there are.
 """
 
-import copy
 import json
 import math
 from bisect import bisect_left
@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Literal
 
 import checkpoints
+import command_line
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -46,10 +47,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from recurrent import COMPLEX, GATED, KERNELS, Network, adaptive, parameters
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from training import train
+from training import Best, train
 
 METHODS = (*KERNELS, *GATED)
-TRANSIENT = ("methods", "folder", "epochs", "minutes", "threads", "device", "out", "restart")  # of no checkpoint
+# What a checkpoint is not bound to:
+TRANSIENT = ("methods", "folder", "epochs", "minutes", "threads", "device", "out", "restart")
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,12 @@ class Settings:
     restart: bool = option(False, "begin anew where the folder has a checkpoint")
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.names) - {*METHODS})
-        if unknown:
-            raise ValueError(f"methods must be of {', '.join(METHODS)}, got {', '.join(unknown)}")
-        for name, least in LEAST.items():
-            if not least <= getattr(self, name):
-                raise ValueError(f"{name} must be at least {least:g}, got {getattr(self, name)}")
+        command_line.names(self.methods, METHODS)
+        command_line.at_least(self, LEAST)
 
     @property
     def names(self) -> list[str]:
-        return [name for name in self.methods.split(",") if name]
+        return command_line.names(self.methods, METHODS)
 
 
 RATES = ("lr", "kernel_lr", "gated_lr")
@@ -146,25 +144,6 @@ def size(method: str, hidden: int) -> int:
     wanted = count("exprnn", hidden)
     above = bisect_left(range(1, 4 * hidden), wanted, key=lambda n: count(method, n)) + 1
     return min((max(above - 1, 1), above), key=lambda n: abs(count(method, n) - wanted))
-
-
-class Best:
-    """The weights of a model with the least validation error so far."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.error, self.weights = model, math.inf, copy.deepcopy(model.state_dict())
-
-    def compare(self, error: float) -> float:
-        """Keep the present weights if ``error`` is less than all before; returns it."""
-        if error < self.error:
-            self.error, self.weights = error, copy.deepcopy(self.model.state_dict())
-        return error
-
-    def state_dict(self) -> dict:
-        return {"error": self.error, "weights": self.weights}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.error, self.weights = state["error"], state["weights"]
 
 
 def run(method: str, settings: Settings, speech: Speech, folder: Path) -> None:
@@ -315,9 +294,4 @@ def _curves(by_epoch: Axes, by_time: Axes, name: str, each: dict) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"speech.py: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; give the same command again to continue") from None
+    command_line.as_program(main)

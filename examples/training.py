@@ -1,5 +1,6 @@
 """A training loop that may be killed at any moment and goes on where it was, to the same result."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+from torch import nn
 from tqdm import tqdm
 
 SAVE_SECONDS = 60.0  # between two checkpoints
@@ -54,3 +56,22 @@ def train(
                 saved = now
     checkpoints.save(checkpoint, parts, settings, progress)
     return progress
+
+
+class Best:
+    """The weights of a model with the least validation error so far; a part of a checkpoint, as the model is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.error, self.weights = model, math.inf, copy.deepcopy(model.state_dict())
+
+    def compare(self, error: float) -> float:
+        """Keep the present weights if ``error`` is less than all before; returns it."""
+        if error < self.error:
+            self.error, self.weights = error, copy.deepcopy(self.model.state_dict())
+        return error
+
+    def state_dict(self) -> dict:
+        return {"error": self.error, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.error, self.weights = state["error"], state["weights"]

@@ -22,7 +22,6 @@ loss of cwy:128 is higher after an epoch. A killed run continues where it was, a
 Methods may run at the same time into one folder; the figure shows all there are.
 """
 
-import copy
 import json
 import math
 import time
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Literal
 
 import checkpoints
+import command_line
 import numpy as np
 import sentences
 import torch
@@ -44,7 +44,7 @@ from sentences import Corpus, Encoded, Vocabulary
 from seq2seq import GATED, UNITS, Seq2Seq, kernel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, Optimizer
-from training import train
+from training import Best, train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import RiemannianSGD
@@ -78,10 +78,7 @@ class Settings:
     restart: bool = option(False, "begin anew where the folder has a checkpoint")
 
     def __post_init__(self) -> None:
-        for name in POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+        command_line.at_least(self, LEAST)
         for name in self.names:
             if name not in GATED:
                 kernel(name, self.hidden)
@@ -92,7 +89,7 @@ class Settings:
 
 
 SIZES = ("min_count", "limit", "hidden", "embedding", "batch_size", "epochs", "every", "threads")
-POSITIVE = (*SIZES, "lr", "kernel_lr", "clip", "minutes")
+LEAST = {**dict.fromkeys(SIZES, 1), **dict.fromkeys(("lr", "kernel_lr", "clip", "minutes"), 1e-12)}
 OTHER = ("methods", "minutes", "epochs", "threads", "device", "out", "restart")  # a run may go on with others
 
 
@@ -141,7 +138,7 @@ def run(method: str, corpus: Corpus, settings: Settings, folder: Path) -> None:
             raise ValueError(f"the loss of {method} is {row['loss']} at step {i + 1}; give a lower --lr or --clip")
         if (i + 1) % every == 0 or i + 1 == total:
             row["validation"] = measure(model, validation, settings)["cross-entropy"]
-            best.update(model, row["validation"])
+            best.compare(row["validation"])
         return row
 
     fixed = {key: value for key, value in asdict(settings).items() if key not in OTHER} | {"corpus": corpus.title}
@@ -150,35 +147,17 @@ def run(method: str, corpus: Corpus, settings: Settings, folder: Path) -> None:
     history = train(folder / f"{_stem(method)}.pt", parts, fixed, total, step, **options)["history"]
     if "validation" not in history[-1]:  # stopped by the clock
         history[-1]["validation"] = measure(model, validation, settings)["cross-entropy"]
-        best.update(model, history[-1]["validation"])
+        best.compare(history[-1]["validation"])
+    model.load_state_dict(best.weights)
     result = {
         **{"method": method, "settings": fixed, "threads": settings.threads, "versions": checkpoints.versions()},
         **{"corpus": corpus.title, "pairs": len(pairs), "words": [len(source), len(target)]},
         **{"parameters": parameters(model), "steps": len(history), "epochs": len(history) / epoch_steps},
         **{"seconds": sum(row["seconds"] for row in history), "curve": curve(history, epoch_steps)},
-        **{"validation": best.loss, "test": measure(best.model, test, settings)},
-        "translations": translations(best.model, corpus.test[:SHOWN], source, target, settings),
+        **{"validation": best.error, "test": measure(model, test, settings)},
+        "translations": translations(model, corpus.test[:SHOWN], source, target, settings),
     }
     checkpoints.write_json(folder / f"{_stem(method)}.json", result)
-
-
-class Best:
-    """A copy of the model where its validation loss was lowest; for checkpoints a part like the model."""
-
-    def __init__(self, model: Seq2Seq) -> None:
-        self.model, self.loss = copy.deepcopy(model), math.inf
-
-    def update(self, model: Seq2Seq, loss: float) -> None:
-        if loss < self.loss:
-            self.model.load_state_dict(model.state_dict())
-            self.loss = loss
-
-    def state_dict(self) -> dict:
-        return {"model": self.model.state_dict(), "loss": self.loss}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.model.load_state_dict(state["model"])
-        self.loss = state["loss"]
 
 
 def _optimisers(model: Seq2Seq, settings: Settings) -> dict[str, Optimizer]:
@@ -296,9 +275,4 @@ def _stem(method: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"translation.py: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; give the same command again to continue") from None
+    command_line.as_program(main)

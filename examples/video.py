@@ -1,26 +1,26 @@
 """The next frame of a film: ConvNERU with its transition on the Stiefel manifold, free, or zero, and ConvLSTM.
 
-    python examples/video.py                                       # small digits, a minute a method: what the problem is
+    python examples/video.py                                       # small digits, a minute a method: what it does
     python examples/video.py --data moving-mnist --out runs/video  # ten minutes a method
-    python examples/video.py --data kth --folder KTH --action walking --methods tcwy,own,orth --minutes 600 --out runs/kth
+    python examples/video.py --data kth --folder KTH --action walking --methods tcwy,own --minutes 600 --out runs/kth
 
-From the frames up to t the network predicts frame t + 1; loss and metric are the absolute error summed over the
-pixels and averaged over the frames. Every method gets the same time, ``--minutes``, validation included, and is tested
-with the weights that were best on the validation clips. The results also tell the error of predicting a black frame and
-of predicting the last frame again. The layout of a folder of KTH clips is in clips.py, ``kth``; the published runs are 150
-epochs of clips of one action with the settings that ``--data kth`` has, which is for a GPU of some GB (``--device cuda``).
+From the frames up to t the network predicts frame t + 1; loss and metric are the absolute error summed over the pixels
+and averaged over the frames. Every method gets the same time, ``--minutes``, validation included, and is tested with
+the weights that were best on the validation clips. The results also tell the error of predicting a black frame and of
+predicting the last frame again. The layout of a folder of KTH clips is in clips.py, ``kth``; the published runs are
+150 epochs of the clips of one action with the settings that ``--data kth`` has, which is for a GPU (``--device cuda``).
 
-The network is a stack of recurrent units of width, 2, 4, 2 and 1 × width channels, at a quarter of the frame's height and
+The network is a stack of recurrent units of 1, 2, 4, 2 and 1 × width channels, at a quarter of the frame's height and
 width, an eighth, a sixteenth, and back, with strided and transposed convolutions between them and skip connections.
-The units are ConvNERU with a kernel by T-CWY (tcwy) or OWN (own), free from a Glorot (glorot) or an orthonormal
-start (orth), always zero (zeros), stepped by Riemannian gradient descent for the canonical (c) or Euclidean (e) metric with
-Cayley (c) or QR retractions (rgd-c-c, rgd-e-c, rgd-c-qr, rgd-e-qr) or by Cayley Adam (cayley-adam); or ConvLSTM (convlstm)
-with instance normalisation. Everything else is trained by Adam.
+The units are ConvNERU with a kernel by T-CWY (tcwy) or OWN (own), free from a Glorot (glorot) or an orthonormal start
+(orth), always zero (zeros), stepped by Riemannian gradient descent for the canonical (c) or Euclidean (e) metric with
+Cayley (c) or QR retractions (rgd-c-c, rgd-e-c, rgd-c-qr, rgd-e-qr) or by Cayley Adam (cayley-adam); or ConvLSTM with
+instance normalisation (convlstm). Everything else is trained by Adam.
 
-A killed run continues where it was. Methods may run at the same time into one folder; the figure shows all that are there.
+A killed run continues where it was; a longer time continues a finished one. Methods may run at the same time into one
+folder; the figure shows all that are there.
 """
 
-import copy
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Literal
 
 import checkpoints
+import command_line
 import numpy as np
 import torch
 from clips import ACTIONS, Batch, Clips, Split, kth, moving
@@ -35,15 +36,16 @@ from command_line import option, parse
 from convolutional import METHODS, Network, optimisers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from training import train
+from torch import Tensor
+from training import Best, train
 
 DEFAULTS = {
-    "digits": {"width": 4, "batch_size": 4, "frames": 10, "lr": 3e-3, "minutes": 1.0},
-    "moving-mnist": {"width": 8, "batch_size": 4, "frames": 10, "lr": 3e-3, "minutes": 10.0},
-    "kth": {"width": 32, "batch_size": 3, "frames": None, "lr": 1e-3, "minutes": math.inf},
+    "digits": {"width": 4, "batch_size": 4, "frames": 10, "minutes": 1.0},
+    "moving-mnist": {"width": 8, "batch_size": 4, "frames": 10, "minutes": 10.0},
+    "kth": {"width": 32, "batch_size": 3, "frames": None, "minutes": math.inf},
 }
-TRANSIENT = ("methods", "folder", "minutes", "threads", "device", "out", "restart")  # a checkpoint is not bound to
+# What a checkpoint is not bound to:
+TRANSIENT = ("methods", "folder", "iterations", "minutes", "threads", "device", "out", "restart")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Settings:
     width: int = option(None, "channels of the outermost units (default: 4 for digits, 8 for moving-mnist, 32 for kth)")
     kernel_size: int = option(3, "of the recurrent units")
     batch_size: int = option(None, "clips a step (default: 3 for kth, else 4)")
-    lr: float = option(None, "rate of Adam and Cayley Adam (default: 0.001 for kth, else 0.003)")
+    lr: float = option(1e-3, "rate of Adam and Cayley Adam")
     rgd_lr: float = option(1e-4, "rate of Riemannian gradient descent")
     iterations: int = option(100_000, "steps at most")
     minutes: float = option(None, "for each method (default: 1 for digits, 10 for moving-mnist, no limit for kth)")
@@ -75,23 +77,18 @@ class Settings:
         for name, value in DEFAULTS[self.data].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        unknown = sorted(set(self.names) - {*METHODS})
-        if unknown:
-            raise ValueError(f"methods must be of {', '.join(METHODS)}, got {', '.join(unknown)}")
+        command_line.names(self.methods, METHODS)
         if self.action not in (None, *ACTIONS):
             raise ValueError(f"action must be one of {', '.join(ACTIONS)}, got {self.action}")
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value:
-                raise ValueError(f"{name} must be at least {least:g}, got {value}")
+        command_line.at_least(self, LEAST)
 
     @property
     def names(self) -> list[str]:
-        return [name for name in self.methods.split(",") if name]
+        return command_line.names(self.methods, METHODS)
 
 
 COUNTS = ("width", "kernel_size", "batch_size", "iterations", "every", "validation", "test", "threads")
-LEAST = {**dict.fromkeys(COUNTS, 1), "frames": 2, "minutes": 0, "seed": 0, "lr": 1e-12, "rgd_lr": 1e-12}
+LEAST = {**dict.fromkeys(COUNTS, 1), "frames": 2, "minutes": 1e-9, "seed": 0, "lr": 1e-12, "rgd_lr": 1e-12}
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -133,17 +130,19 @@ def run(method: str, settings: Settings, films: Clips, folder: Path) -> None:
     if best.error == math.inf:  # the time was up before the first validation
         best.compare(evaluate(model, films.validation, settings.batch_size))
     model.load_state_dict(best.weights)
-    rows = {
-        key: [[i, round(row[key], 4)] for i, row in enumerate(progress["history"], 1) if key in row] for key in CURVES
-    }
+    history = list(enumerate(progress["history"], 1))
     result = {
-        **{"method": method, "data": films.title, "settings": {**fixed, "threads": settings.threads}},
-        **{
-            "versions": checkpoints.versions(),
-            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        },
-        **{"seconds": progress["seconds"], "iterations": len(progress["history"]), "validation error": best.error},
-        **{"test error": evaluate(model, films.test, settings.batch_size), "baselines": baselines(films.test), **rows},
+        "method": method,
+        "data": films.title,
+        "settings": {**fixed, "threads": settings.threads},
+        "versions": checkpoints.versions(),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "iterations": len(history),
+        "seconds": progress["seconds"],
+        "validation error": best.error,
+        "test error": evaluate(model, films.test, settings.batch_size),
+        "baselines": baselines(films.test),
+        **{key: [[i, round(row[key], 4)] for i, row in history if key in row] for key in ("loss", "validation")},
     }
     sample = films.test.batch([0])
     with torch.no_grad():
@@ -151,28 +150,6 @@ def run(method: str, settings: Settings, films: Clips, folder: Path) -> None:
     arrays = {"film": sample.frames[1:, 0, 0].numpy(), "prediction": prediction[:, 0, 0].cpu().numpy()}
     checkpoints.write(folder / f"{method}.npz", lambda path: np.savez_compressed(path, **arrays))
     checkpoints.write_json(folder / f"{method}.json", result)
-
-
-CURVES = ("loss", "validation")
-
-
-class Best:
-    """The weights of a model with the least validation error so far."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.error, self.weights = model, math.inf, copy.deepcopy(model.state_dict())
-
-    def compare(self, error: float) -> float:
-        """Keep the present weights if ``error`` is less than all before; returns it."""
-        if error < self.error:
-            self.error, self.weights = error, copy.deepcopy(self.model.state_dict())
-        return error
-
-    def state_dict(self) -> dict:
-        return {"error": self.error, "weights": self.weights}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.error, self.weights = state["error"], state["weights"]
 
 
 def absolute_error(model: Network, batch: Batch) -> tuple[Tensor, int]:
@@ -218,8 +195,8 @@ def collect(folder: Path) -> dict:
     runs = {name: json.loads(path.read_text()) for name in METHODS if (path := folder / f"{name}.json").exists()}
     for name, each in runs.items():
         print(
-            f"{name:12} {each['iterations']:6} iterations {each['seconds']:6.0f} s {each['parameters']:9,} parameters   "
-            f"absolute error of a frame: validation {each['validation error']:.2f}, test {each['test error']:.2f}"
+            f"{name:12} {each['iterations']:6} iterations {each['seconds']:6.0f} s {each['parameters']:9,} parameters"
+            f"   absolute error of a frame: validation {each['validation error']:.2f}, test {each['test error']:.2f}"
         )
     result = {"runs": runs}
     if runs:
@@ -231,7 +208,7 @@ def collect(folder: Path) -> dict:
     return result
 
 
-COLORS = {name: f"C{i % 10}" for i, name in enumerate(METHODS)}
+COLORS = {name: f"C{i}" for i, name in enumerate(METHODS[:10])} | {"convlstm": "black"}
 SHOWN = 8  # frames of the film
 
 
@@ -240,7 +217,7 @@ def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
     films = {name: np.load(folder / f"{name}.npz") for name in runs}
     canvas = Figure(figsize=(12, 4.4 + 1.25 * (len(runs) + 1)), dpi=150, layout="constrained")
     canvas.suptitle(f"One frame ahead: {next(iter(runs.values()))['data']}", fontsize=13)
-    upper, lower = canvas.subfigures(2, 1, height_ratios=[4.4, 1.25 * (len(runs) + 1)])
+    upper, lower = canvas.subfigures(2, 1, height_ratios=[4.4, 1.25 * (len(runs) + 1)])  # type: ignore[misc]
     by_step, by_time = upper.subplots(1, 2, sharey=True)
     for name, each in runs.items():
         steps, errors = np.array(each["validation"] or [[each["iterations"], each["validation error"]]]).T
@@ -276,9 +253,4 @@ def _finish(axes: Axes, runs: dict[str, dict], label: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"video.py: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; give the same command again to continue") from None
+    command_line.as_program(main)

@@ -193,9 +193,9 @@ def test_the_lstm_has_as_many_parameters():
     ("module", "arguments", "message"),
     [
         (copying, ["--methods", "gru,magic"], "magic"),
-        (copying, ["--length", "0"], "length must be positive"),
+        (copying, ["--length", "0"], "length must be at least 1"),
         (pixel_mnist, ["--methods", "magic"], "magic"),
-        (pixel_mnist, ["--minutes", "-1"], "minutes must be positive"),
+        (pixel_mnist, ["--minutes", "-1"], "minutes must be at least"),
     ],
 )
 def test_bad_options_are_refused(module, arguments, message, tmp_path, capsys):

@@ -322,7 +322,7 @@ def test_the_losses_are_those_of_single_sentences(tmp_path, no_figure):
     source, target = (Vocabulary((pair[side] for pair in corpus.train[:48]), 2) for side in (0, 1))
     model = Seq2Seq("gru", len(source), len(target), 6, 8)
     best = torch.load(tmp_path / "gru.pt", weights_only=True)["states"]["best"]
-    model.load_state_dict(best["model"])
+    model.load_state_dict(best["weights"])
     nats, right = [], []
     with torch.no_grad():
         for s, t in corpus.test:
@@ -331,7 +331,7 @@ def test_the_losses_are_those_of_single_sentences(tmp_path, no_figure):
             right += (logits.argmax(1) == words).tolist()
     assert result["test"]["cross-entropy"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)
     assert result["test"]["accuracy"] == pytest.approx(100 * sum(right) / len(right))
-    assert result["validation"] == best["loss"]
+    assert result["validation"] == best["error"]
 
 
 def test_it_learns(tmp_path, no_figure):
@@ -362,7 +362,7 @@ def test_a_killed_run_continues_to_the_same_result(tmp_path, monkeypatch, no_fig
     name = f"{unit.replace(':', '-')}.pt"
     whole, cut = (torch.load(tmp_path / each / name, weights_only=True)["states"] for each in ("whole", "cut"))
     for part in ("model", "best"):
-        first, second = (each[part] if part == "model" else each[part]["model"] for each in (whole, cut))
+        first, second = (each[part] if part == "model" else each[part]["weights"] for each in (whole, cut))
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first if isinstance(first[key], torch.Tensor))
 
@@ -391,9 +391,9 @@ BAD_OPTIONS = {
     "no-reflections": (["--methods", "cwy:0"], "cwy:L needs 1 to 8"),
     "no-number": (["--methods", "cwy:many"], "cwy:L needs 1 to 8"),
     "other-number": (["--methods", "gru:4"], "methods must be of rnn"),
-    "lr": (["--lr", "nan"], "lr must be positive, got nan"),
-    "clip": (["--clip", "0"], "clip must be positive, got 0"),
-    "epochs": (["--epochs", "0"], "epochs must be positive, got 0"),
+    "lr": (["--lr", "nan"], "lr must be at least 1e-12, got nan"),
+    "clip": (["--clip", "0"], "clip must be at least 1e-12, got 0"),
+    "epochs": (["--epochs", "0"], "epochs must be at least 1, got 0"),
     "data": (["--data", "wmt14"], "invalid choice: 'wmt14'"),
     "kind": (["--hidden", "many"], "invalid int value: 'many'"),
 }

@@ -19,7 +19,9 @@ NONLINEARITIES = (*SIGMAS, "modrelu")
 
 
 class ConvNERU(nn.Module):
-    """A convolutional non-exploding recurrent unit, G_t = σ(K * G_{t−1} + b + K_in * X_t): ``output, g_n = unit(x, g_0)``.
+    """The convolutional non-exploding recurrent unit: ``output, g_n = unit(x, g_0)``.
+
+        G_t = σ(K * G_{t−1} + b + K_in * X_t).
 
     With kernel size q and f channels, K as a matrix of shape (q²·f, f) times q has orthonormal columns, so that
     ‖K * G‖ ≤ ‖G‖ for every state, and ‖G_t‖ ≤ ‖G_{t−1}‖ + ‖b + K_in * X_t‖ wherever |σ(z)| ≤ |z|: neither states nor
@@ -46,12 +48,15 @@ class ConvNERU(nn.Module):
         TypeError, ValueError: an argument is none of these, the input does not fit, a sequence has no steps, or there
             is NaN or infinity in the last states.
 
-    Source: Likhosherstov, Davis, Choromanski & Weller, 'CWY Parametrization' (2021), section 3.4 and appendix C.
+    Source: Likhosherstov et al., 'CWY parametrization: a solution for parallelized optimization of orthogonal and
+    Stiefel matrices' (2021), section 3.4 and appendix C.
 
     Example:
-        >>> layer = mnvi.rnn.ConvNERU(4, 32, kernel=mnvi.parametrizations.TCWY())
-        >>> output, g_n = layer(torch.randn(20, 3, 4, 64, 64))
+        >>> unit = mnvi.rnn.ConvNERU(4, 32, kernel=mnvi.parametrizations.TCWY())
+        >>> output, g_n = unit(torch.randn(20, 3, 4, 64, 64))
     """
+
+    threshold: nn.Parameter | None
 
     def __init__(
         self,
@@ -79,9 +84,7 @@ class ConvNERU(nn.Module):
             self.kernel = copy.deepcopy(kernel).to(device, dtype)
         else:
             layer = nn.Conv2d(hidden_channels, hidden_channels, kernel_size, bias=False, **options)
-            self.kernel = constrain(
-                layer, "weight", TCWY() if kernel is None else copy.deepcopy(kernel)
-            )
+            self.kernel = constrain(layer, "weight", TCWY() if kernel is None else copy.deepcopy(kernel))
         self._divisor = kernel_size if parametrize.is_parametrized(self.kernel, "weight") else 1
         threshold = nn.Parameter(self.input.weight.new_empty(hidden_channels)) if nonlinearity == "modrelu" else None
         self.register_parameter("threshold", threshold)
