@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..checks import one_of
-from ..layers import BayesianLayer
 from ..manifolds.branching import refuse_nonfinite
 from ..parametrizations import TCWY, Parametrization, constrain
 from ..precision import full_precision
 from .frames import check_sizes, initial_state, time_first
+from .kernels import sequence_weight
 
 SIGMAS = {"relu": torch.relu, "tanh": torch.tanh, "abs": torch.abs}
 NONLINEARITIES = (*SIGMAS, "modrelu")
@@ -100,10 +100,8 @@ class ConvNERU(nn.Module):
 
     def transition(self) -> Tensor:
         """K, of shape (f, f, q, q); of a Bayesian kernel a draw, or its mean in ``eval()`` mode."""
-        if isinstance(self.kernel, BayesianLayer):
-            return self.kernel.draw_weight() if self.kernel.samples else self.kernel.mean_weight()
-        weight = self.kernel.weight
-        return weight / self._divisor if self._divisor > 1 else weight  # type: ignore[operator, return-value]
+        weight = sequence_weight(self.kernel)
+        return weight / self._divisor if self._divisor > 1 else weight
 
     def forward(self, input: Tensor, g_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The states of all steps, and the last."""

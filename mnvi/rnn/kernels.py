@@ -36,10 +36,15 @@ def build_kernel(kernel: Parametrization | nn.Linear | None, n: int, **options) 
 
 
 def factors(layer: nn.Module) -> tuple[Tensor, ...]:
-    """What one sequence is multiplied by: the layer's weight, drawn where it is Bayesian; or U, P with Q = I − UᵀP."""
+    """What the states of one sequence are multiplied by: the layer's weight; or U and P, where Q = I − UᵀP."""
     if parametrize.is_parametrized(layer, "weight") and not parametrize._cache_enabled:
         parametrization, originals = attached(layer, "weight")
         return parametrization.factors(*originals)
+    return (sequence_weight(layer),)
+
+
+def sequence_weight(layer: nn.Module) -> Tensor:
+    """The weight for one sequence: drawn where the layer is Bayesian and draws."""
     if isinstance(layer, BayesianLayer):
-        return (layer.draw_weight() if layer.samples else layer.mean_weight(),)
-    return (layer.weight,)  # type: ignore[return-value]
+        return layer.draw_weight() if layer.samples else layer.mean_weight()
+    return layer.weight  # type: ignore[return-value]
