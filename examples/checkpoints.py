@@ -31,7 +31,7 @@ def prepare(folder: str | Path) -> Path:
 
 def write(path: Path, writer: Callable[[Path], Any]) -> None:
     """Let ``writer`` write a file and put it at ``path`` in one step, so that a kill leaves the old file or the new."""
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
     writer(temporary)
     os.replace(temporary, path)
 
@@ -59,7 +59,7 @@ def resume(path: Path, parts: Mapping[str, Any], settings: dict) -> dict | None:
         return None
     advice = "give another --out, or --restart to begin anew"
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
         saved = content["settings"]
     except Exception as error:  # torch.load raises whatever the bytes suggest
         raise ValueError(f"{path} is not a checkpoint of this program ({error}); {advice}") from error

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+import torch
+
 Settings = TypeVar("Settings")
 
 
@@ -60,6 +62,14 @@ def at_least(settings: Any, limits: Mapping[str, float]) -> None:
         value = getattr(settings, name)
         if value is not None and not value >= least:
             raise ValueError(f"{name} must be at least {least:g}, got {value}")
+
+
+def device(name: str) -> torch.device:
+    """The device of this name; ValueError where torch has none that can be used."""
+    try:
+        return torch.zeros(1, device=name).device
+    except Exception as error:  # torch raises whatever the backend does
+        raise ValueError(f"device {name!r} cannot be used: {error}") from None
 
 
 def as_program(main: Callable[[], object]) -> None:

@@ -19,7 +19,6 @@ A killed run continues where it was. Methods may run at the same time into one f
 there.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,12 +30,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from command_line import option, parse
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from recurrent import METHODS, POINTS, Network, adaptive, parameters
 from torch import Tensor
 from torch.optim import Optimizer
-from training import train
+from training import finished, train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import CoordinateDescent, RiemannianSGD
@@ -81,7 +81,11 @@ class Settings:
 
 
 COUNTS = ("length", "letters", "hidden", "lstm_hidden", "iterations", "descent_iterations", "batch_size", "threads")
-LEAST = {**dict.fromkeys(COUNTS, 1), **dict.fromkeys(("lr", "kernel_lr", "lstm_lr", "descent_lr", "block"), 1e-12)}
+LEAST = {
+    **dict.fromkeys(COUNTS, 1),
+    "hidden": 2,
+    **dict.fromkeys(("lr", "kernel_lr", "lstm_lr", "descent_lr", "block"), 1e-12),
+}
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -110,6 +114,9 @@ def run(method: str, settings: Settings, folder: Path) -> None:
         for optimiser in optimisers.values():
             optimiser.zero_grad()
         loss.backward()
+        if method == "rgd" and i == 0:
+            for stale in folder.glob("derivatives-*.npy"):
+                stale.unlink()
         if method == "rgd" and i in (0, total - 1):
             (weight,) = model.kernel_parameters()
             np.save(folder / f"derivatives-{i}.npy", partial_derivatives(weight, weight.grad).numpy())  # type: ignore[arg-type]
@@ -118,6 +125,7 @@ def run(method: str, settings: Settings, folder: Path) -> None:
         return {"loss": loss.item()}
 
     fixed = {k: v for k, v in asdict(settings).items() if k not in ("methods", "threads", "out", "restart")}
+    finished(folder, METHODS, fixed)
     parts = {"model": model, **optimisers}
     progress = train(folder / f"{method}.pt", parts, fixed, total, step, title=method, restart=settings.restart)
     result = {
@@ -172,7 +180,7 @@ def _optimisers(model: Network, method: str, settings: Settings) -> dict[str, Op
 
 def collect(folder: Path) -> dict:
     """Put all methods' results in ``folder`` into ``result.json`` and ``copying.png``."""
-    runs = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.stem in METHODS}
+    runs = finished(folder, METHODS)
     result: dict = {"runs": runs}
     kept = {int(path.stem.split("-")[1]): np.load(path) for path in folder.glob("derivatives-*.npy")}
     if kept:
@@ -199,7 +207,7 @@ def collect(folder: Path) -> dict:
     return result
 
 
-COLORS = {name: f"C{i % 10}" for i, name in enumerate(METHODS)}
+COLORS = dict(zip(METHODS, colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
 
 
 def figure(path: Path, runs: dict[str, dict], kept: dict[int, np.ndarray]) -> None:

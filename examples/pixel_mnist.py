@@ -15,7 +15,6 @@ A killed run continues where it was. Methods may run at the same time into one f
 there.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from matplotlib.figure import Figure
 from recurrent import GATED, METHODS, POINTS, Network, adaptive, parameters
 from torch import Tensor
 from torch.optim import Optimizer, RMSprop
-from training import train
+from training import finished, train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import RiemannianSGD
@@ -53,7 +52,7 @@ class Settings:
     lr: float = option(7e-4, "rate of ordinary parameters")
     kernel_lr: float = option(7e-5, "rate of what the orthogonal kernel is made from")
     lstm_lr: float = option(1e-3, "rate of the LSTM, GRU and plain RNN")
-    clip: float = option(math.inf, "largest norm of the gradient of the LSTM, GRU and plain RNN")
+    clip: float = option(None, "largest norm of the gradient of the LSTM, GRU and plain RNN (default: none)")
     validation: int = option(None, "training images held out (default: 137 for digits, else 5000)")
     every: int = option(100, "steps between two looks at (some of) the held-out images")
     seed: int = option(0, "of initial weights and the order of the images")
@@ -64,11 +63,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         command_line.names(self.methods, METHODS)
+        command_line.at_least(self, LEAST)
         if self.validation is None:
             object.__setattr__(self, "validation", 137 if self.data == "digits" else 5000)
         if self.lstm_hidden is None:
             object.__setattr__(self, "lstm_hidden", same_size(self.hidden))
-        command_line.at_least(self, LEAST)
 
     @property
     def names(self) -> list[str]:
@@ -97,6 +96,7 @@ def main(argv: list[str] | None = None) -> dict:
     torch.set_flush_denormal(True)  # vanishing gradients would slow down the baselines
     folder = checkpoints.prepare(settings.out)
     if settings.names:
+        command_line.device(settings.device)
         images = sequences(settings)
     for name in settings.names:
         run(name, settings, images, folder)
@@ -135,7 +135,7 @@ def run(method: str, settings: Settings, images: dict[str, tuple[Tensor, Tensor]
         for optimiser in optimisers.values():
             optimiser.zero_grad()
         loss.backward()
-        if method in GATED and math.isfinite(settings.clip):
+        if method in GATED and settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         for optimiser in optimisers.values():
             optimiser.step()
@@ -148,6 +148,7 @@ def run(method: str, settings: Settings, images: dict[str, tuple[Tensor, Tensor]
         return record
 
     fixed = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_THE_RESULT}
+    finished(folder, METHODS, fixed)
     progress = train(
         folder / f"{method}.pt",
         {"model": model, **optimisers},
@@ -194,7 +195,7 @@ def _optimisers(model: Network, method: str, settings: Settings) -> dict[str, Op
 
 def collect(folder: Path) -> dict:
     """Put all methods' results in ``folder`` into ``result.json`` and ``pixel_mnist.png``."""
-    runs = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.stem in METHODS}
+    runs = finished(folder, METHODS)
     for name, each in runs.items():
         epochs = each["epochs"]
         chosen = max(epochs, key=lambda epoch: epoch["held out"], default=None)

@@ -26,7 +26,6 @@ makes an LSTM look worse than it is. The error is in dB² in both cases.
 A killed run continues where it was. Methods may run at the same time into one folder; the figure shows all there are.
 """
 
-import json
 import math
 from bisect import bisect_left
 from dataclasses import asdict, dataclass
@@ -47,7 +46,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from recurrent import COMPLEX, GATED, KERNELS, Network, adaptive, parameters
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from training import Best, train
+from training import Best, finished, train
 
 METHODS = (*KERNELS, *GATED)
 # What a checkpoint is not bound to:
@@ -105,6 +104,7 @@ def main(argv: list[str] | None = None) -> dict:
     torch.set_flush_denormal(True)  # vanishing states would slow down the baselines
     folder = checkpoints.prepare(settings.out)
     if settings.names:
+        command_line.device(settings.device)
         speech = load(settings.data, settings.folder, settings.seed)
         for name in settings.names:
             run(name, settings, speech, folder)
@@ -177,6 +177,7 @@ def run(method: str, settings: Settings, speech: Speech, folder: Path) -> None:
         return row
 
     fixed = {k: v for k, v in asdict(settings).items() if k not in TRANSIENT}
+    finished(folder, METHODS, fixed)
     limits = {"title": method, "minutes": settings.minutes, "restart": settings.restart}
     everything = {"model": model, "best": best, **optimisers}
     progress = train(folder / f"{method}.pt", everything, fixed, settings.epochs * steps, step, **limits)
@@ -226,7 +227,7 @@ def sample(model: nn.Module, recordings: Recordings) -> dict[str, np.ndarray]:
 
 def collect(folder: Path) -> dict:
     """Put all methods' results in ``folder`` into ``result.json`` and ``speech.png``."""
-    runs = {name: json.loads(path.read_text()) for name in METHODS if (path := folder / f"{name}.json").exists()}
+    runs = finished(folder, METHODS)
     for name, each in runs.items():
         print(
             f"{name:10} {each['hidden']:4} states {each['parameters']:8,} parameters {each['epochs']:7.1f} epochs "

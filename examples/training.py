@@ -1,9 +1,10 @@
 """A training loop that may be killed at any moment and goes on where it was, to the same result."""
 
 import copy
+import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,28 @@ def train(
                 saved = now
     checkpoints.save(checkpoint, parts, settings, progress)
     return progress
+
+
+def finished(folder: Path, methods: Sequence[str], settings: dict | None = None) -> dict[str, dict]:
+    """What ``method.json`` holds for each of the methods that there is one of.
+
+    Raises:
+        ValueError: they are of different settings, or of others than ``settings``, or one cannot be read.
+    """
+    runs: dict[str, dict] = {}
+    for name in methods:
+        path = folder / f"{name.replace(':', '-')}.json"
+        if not path.exists():
+            continue
+        try:
+            runs[name] = json.loads(path.read_text())
+            saved = {key: value for key, value in runs[name]["settings"].items() if key not in ("threads", "minutes")}
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path} is not a result of this program ({error})") from error
+        settings = saved if settings is None else settings
+        if different := [key for key in saved if saved[key] != settings.get(key)]:
+            raise ValueError(f"{path} is of other settings ({', '.join(different)}); give another --out")
+    return runs
 
 
 class Best:

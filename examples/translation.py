@@ -22,7 +22,6 @@ loss of cwy:128 is higher after an epoch. A killed run continues where it was, a
 Methods may run at the same time into one folder; the figure shows all there are.
 """
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -44,7 +43,7 @@ from sentences import Corpus, Encoded, Vocabulary
 from seq2seq import GATED, UNITS, Seq2Seq, kernel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, Optimizer
-from training import Best, train
+from training import Best, finished, train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import RiemannianSGD
@@ -112,7 +111,8 @@ def run(method: str, corpus: Corpus, settings: Settings, folder: Path) -> None:
     pairs = corpus.train[: settings.limit]
     source, target = (Vocabulary((pair[side] for pair in pairs), settings.min_count) for side in (0, 1))
     training, validation, test = (Encoded(part, source, target) for part in (pairs, corpus.validation, corpus.test))
-    model = Seq2Seq(method, len(source), len(target), settings.embedding, settings.hidden).to(settings.device)
+    model = Seq2Seq(method, len(source), len(target), settings.embedding, settings.hidden)
+    model = model.to(command_line.device(settings.device))
     best = Best(model)
     optimisers = _optimisers(model, settings)
     epoch_steps = math.ceil(len(pairs) / settings.batch_size)
@@ -211,8 +211,8 @@ def translations(model: Seq2Seq, pairs: list, source: Vocabulary, target: Vocabu
 
 def collect(folder: Path) -> dict:
     """Put all methods' results in ``folder`` into ``result.json`` and ``translation.png``."""
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    runs = {each["method"]: each for each in found if "translations" in each}
+    stems = [path.stem for path in sorted(folder.glob("*.json")) if path.stem != "result"]
+    runs = {each["method"]: each for each in finished(folder, stems).values()}
     for name, each in runs.items():
         test = each["test"]
         print(

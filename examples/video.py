@@ -21,7 +21,6 @@ A killed run continues where it was; a longer time continues a finished one. Met
 folder; the figure shows all that are there.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ from convolutional import METHODS, Network, optimisers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
-from training import Best, train
+from training import Best, finished, train
 
 DEFAULTS = {
     "digits": {"width": 4, "batch_size": 4, "frames": 10, "minutes": 1.0},
@@ -98,6 +97,7 @@ def main(argv: list[str] | None = None) -> dict:
     torch.set_flush_denormal(True)  # vanishing states would slow down the baselines
     folder = checkpoints.prepare(settings.out)
     if settings.names:
+        command_line.device(settings.device)
         films = _films(settings)
         for name in settings.names:
             run(name, settings, films, folder)
@@ -124,6 +124,7 @@ def run(method: str, settings: Settings, films: Clips, folder: Path) -> None:
         return row
 
     fixed = {k: v for k, v in asdict(settings).items() if k not in TRANSIENT}
+    finished(folder, METHODS, fixed)
     limits = {"title": method, "minutes": settings.minutes, "restart": settings.restart}
     everything = {"model": model, "best": best, **parts}
     progress = train(folder / f"{method}.pt", everything, fixed, settings.iterations, step, **limits)
@@ -192,7 +193,7 @@ def _films(settings: Settings) -> Clips:
 
 def collect(folder: Path) -> dict:
     """Put all methods' results in ``folder`` into ``result.json`` and ``video.png``."""
-    runs = {name: json.loads(path.read_text()) for name in METHODS if (path := folder / f"{name}.json").exists()}
+    runs = finished(folder, METHODS)
     for name, each in runs.items():
         print(
             f"{name:12} {each['iterations']:6} iterations {each['seconds']:6.0f} s {each['parameters']:9,} parameters"

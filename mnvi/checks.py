@@ -1,5 +1,6 @@
 """Argument checks shared by every public constructor: each raises before anything is allocated or changed."""
 
+import inspect
 import math
 from numbers import Integral, Real
 from typing import Any
@@ -35,6 +36,12 @@ def instance(name: str, value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
         hint = f"; did you mean {value.__name__}()?" if isinstance(value, type) and issubclass(value, kind) else ""
         module = kind.__module__.removesuffix(".base")
-        examples = ", ".join(f"{module}.{each.__name__}()" for each in kind.__subclasses__()[:2])
+        examples = ", ".join(f"{module}.{each.__name__}()" for each in _concrete(kind)[:2])
         raise TypeError(f"{name} must be an object such as {examples}, got {value!r}{hint}")
     return value
+
+
+def _concrete(kind: type) -> list[type]:
+    """The subclasses that are not abstract, in the order of their definition."""
+    found = [each for below in kind.__subclasses__() for each in (below, *_concrete(below))]
+    return [each for each in found if not inspect.isabstract(each)]

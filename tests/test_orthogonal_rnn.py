@@ -276,3 +276,36 @@ def test_bad_input_is_refused():
 def test_arguments_are_checked(options, error, message):
     with pytest.raises(error, match=message):
         OrthogonalRNN(3, 6, **options)
+
+
+def test_second_derivatives_raise():
+    rnn, x = build(), data(4, 2, 3).requires_grad_()
+    (gradient,) = torch.autograd.grad(rnn(x)[0].sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        gradient.square().sum().backward()
+
+
+def test_hooks_see_the_input_map_as_it_was():
+    rnn, x, held = build(), data(4, 2, 3), []
+    rnn.inputs[0].register_forward_hook(lambda module, inputs, output: held.append(output))
+    rnn(x)
+    assert torch.equal(held[0].view(4, 2, 6), F.linear(x, rnn.inputs[0].weight))
+
+
+def test_further_and_foreign_parametrizations_of_a_kernel_count():
+    class Half(nn.Module):
+        def forward(self, weight):
+            return weight / 2
+
+    chained = nn.Linear(6, 6, bias=False)
+    mnvi.constrain(chained, "weight", CWY(2))
+    parametrize.register_parametrization(chained, "weight", Half())
+    foreign = nn.utils.parametrizations.orthogonal(nn.Linear(6, 6, bias=False))
+    for kernel in (chained, foreign):
+        rnn, x = build(kernel=kernel), data(4, 2, 3)
+        assert torch.allclose(rnn(x)[0], by_loop(rnn, x, torch.zeros(1, 2, 6, dtype=torch.float64))[0])
+
+
+def test_complex_input_is_refused_by_a_real_layer():
+    with pytest.raises(TypeError, match="complex"):
+        build()(data(4, 2, 3, dtype=torch.complex128))

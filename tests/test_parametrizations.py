@@ -307,6 +307,14 @@ def test_arguments_are_checked():
         Exponential(init="orthogonal")
     with pytest.raises(ValueError, match="determinant"):
         Exponential(2)
+    for number in (-1, True, 0.5):
+        with pytest.raises(ValueError, match="negative_ones"):
+            ScaledCayley(number)
+    for real in (Exponential(-1), ScaledCayley(2)):
+        with pytest.raises(ValueError, match="real weight"):
+            mnvi.constrain(nn.Linear(4, 4, dtype=torch.complex64), "weight", real)
+    with pytest.raises(ValueError, match="complex64"):
+        mnvi.constrain(nn.Linear(4, 4, dtype=torch.complex64), "weight", TCWY())
     with pytest.raises(ValueError, match="float32"):
         mnvi.constrain(nn.Linear(4, 4, dtype=torch.bfloat16), "weight", Cayley())
     mnvi.constrain(linear, "weight", Cayley())
@@ -397,9 +405,7 @@ def test_the_weight_is_left_where_it_is_when_the_parametrization_comes_off():
     assert isinstance(linear.weight, nn.Parameter)
 
 
-@pytest.mark.parametrize(
-    "make", [Exponential, Cayley, lambda: ScaledCayley(2), lambda: Trivialization(rebase_every=None)]
-)
+@pytest.mark.parametrize("make", [Exponential, Cayley, ScaledCayley, lambda: Trivialization(rebase_every=None)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_gradients_by_finite_differences(make, dtype):
     if dtype.is_complex and isinstance(make(), Trivialization):
@@ -410,3 +416,86 @@ def test_gradients_by_finite_differences(make, dtype):
     originals = [chain.original] if chain.is_tensor else [getattr(chain, f"original{i}") for i in range(chain.ntensors)]
     inputs = [(p.detach() + 0.2 * torch.randn_like(p)).requires_grad_() for p in originals]
     assert torch.autograd.gradcheck(chain[0], inputs)
+
+
+def test_second_derivatives_raise_where_there_are_none():
+    for make in (lambda: CWY(4), lambda: Householder(3), TCWY, lambda: EUNN(3)):
+        linear = moved(mnvi.constrain(nn.Linear(4, 4, dtype=torch.float64), "weight", make()))
+        (gradient,) = torch.autograd.grad(linear.weight.sum(), list(linear.parameters())[-1:], create_graph=True)
+        with pytest.raises(RuntimeError, match="differentiable once"):
+            gradient.square().sum().backward()
+
+
+def test_a_complex_own_weight_has_the_right_gradient():
+    own = OWN()
+    mnvi.constrain(nn.Linear(2, 4, dtype=torch.complex128), "weight", own)
+    v = torch.randn(4, 2, dtype=torch.complex128, requires_grad=True)
+    assert torch.autograd.gradcheck(own, (v,))
+
+
+def test_a_batch_as_large_as_its_matrices():
+    for make in (Cayley, ScaledCayley, Exponential, lambda: CWY(3), Trivialization):
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.randn(3, 3, 3, dtype=torch.float64))
+        weight = mnvi.constrain(module, "weight", make()).weight
+        assert distance(weight.mT @ weight, torch.eye(3, dtype=torch.float64).expand(3, 3, 3)) < 1e-13
+
+
+@each_case
+def test_everything_can_be_used_inside_autocast(name, shape, dtype):
+    linear = layer(name, shape, CASES[name].dtypes[0])
+    x = torch.randn(3, shape[1], dtype=linear.weight.dtype)
+
+    def gradients():
+        loss = linear.weight.abs().square().sum() + linear.weight.real.sum()
+        return torch.autograd.grad(loss, list(linear.parameters()))
+
+    outside = gradients()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = multiply(linear, "weight", x if x.is_complex() else x.bfloat16())
+        inside = gradients()
+    assert y.dtype == linear.weight.dtype
+    if name.startswith(("cwy", "householder", "tcwy", "eunn")):  # whose backward passes are written by hand
+        for a, b in zip(inside, outside, strict=True):
+            assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_multiply_is_right_for_large_angles_and_many_rows():
+    for make in (Exponential, Cayley, ScaledCayley):
+        linear = mnvi.constrain(nn.Linear(65, 65, dtype=torch.float64), "weight", make())
+        for scale in (1e-3, 1.0, 1e2, 1e4):
+            with torch.no_grad():
+                next(p for p in linear.parameters() if p.numel() > 65).normal_(std=scale)
+            for rows in (1, 200):
+                x = torch.randn(rows, 65, dtype=torch.float64)
+                assert distance(multiply(linear, "weight", x), x @ linear.weight.mT) < 1e-9
+
+
+def test_a_refused_assignment_leaves_a_trivialization_as_it_was():
+    linear = mnvi.constrain(nn.Linear(4, 4), "weight", Trivialization())
+    before = linear.weight.detach().clone()
+    for wrong in (torch.eye(4, dtype=torch.float64), torch.eye(5), torch.eye(4)[None]):
+        with pytest.raises(ValueError):
+            linear.weight = wrong
+    assert torch.equal(linear.weight, before)
+
+
+def test_parameters_are_contiguous_and_own_parametrizations_can_be_written():
+    for manifold in (Stiefel(), Grassmann(), SpecialOrthogonal(), Unitary()):
+        dtype = torch.complex64 if isinstance(manifold, Unitary) else None
+        linear = mnvi.constrain(nn.Linear(5, 5, dtype=dtype), "weight", Trivialization(manifold))
+        assert all(p.is_contiguous() for p in linear.parameters())
+
+
+def test_a_failed_constrain_leaves_the_parametrization_usable():
+    cayley = Cayley(init="haar")
+    with pytest.raises(TypeError):
+        mnvi.constrain(nn.Linear(4, 4), "weight", cayley, start="draw", generator=3)
+    mnvi.constrain(nn.Linear(4, 4), "weight", cayley)
+
+
+def test_multiply_refuses_a_chain_of_parametrizations():
+    linear = mnvi.constrain(nn.Linear(4, 4), "weight", Cayley())
+    parametrize.register_parametrization(linear, "weight", nn.Identity())
+    with pytest.raises(ValueError, match="further parametrizations"):
+        multiply(linear, "weight", torch.ones(4))

@@ -34,7 +34,7 @@ class CoordinateDescent(RiemannianOptimizer):
     - ``selection="uniform"``: random pairs. They and the columns of G are all that is read, so a step of one pair is
       O(d), and NaN elsewhere in G goes unnoticed.
     - ``selection="gauss-southwell"``: the largest |gᵢ|, for which WᵀG is formed once; of several pairs the greedy
-      matching, that is the largest |gᵢ| whose columns are free. Pairs with gᵢ = 0 are left out.
+      matching, that is the largest |gᵢ| whose columns are free, and gᵢ is not 0.
 
     Momentum and the Adam-like rule keep moments of gᵢ for every coordinate,
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checks import one_of
 from ..manifolds import Manifold
-from ..manifolds.base import Size
+from ..manifolds.base import COMPLEX, REAL, Size
 from ..precision import full_precision
 from .initialisers import INITIALISERS
 from .layout import Layout
@@ -34,6 +34,8 @@ class Parametrization(nn.Module, ABC):
     Args:
         init: where :meth:`draw` starts, ``"haar"``, ``"henaff"``, ``"cayley"`` or ``"identity"``.
     """
+
+    dtypes: tuple[torch.dtype, ...] = REAL + COMPLEX  # of the weights that it can be attached to
 
     def __init__(self, init: str) -> None:
         super().__init__()
@@ -75,6 +77,8 @@ class Parametrization(nn.Module, ABC):
             raise ValueError(f"{self} is attached to a weight already; give every weight its own")
         self.check_shape(layout.size)
         self.manifold(like.dtype).check_dtype(like.dtype)
+        if like.dtype not in self.dtypes:
+            raise ValueError(f"{self} needs a weight of {self.dtypes}, got one of {like.dtype}")
         self.layout = layout
 
     def forward(self, *originals: Tensor) -> Tensor:
@@ -91,8 +95,11 @@ class Parametrization(nn.Module, ABC):
             return self._start
         if self.layout is None:
             self.attach(Layout(tuple(weight.shape)), weight)
+        layout = self._attached()
+        if tuple(weight.shape) != layout.shape:
+            raise ValueError(f"{self} is attached to a weight of shape {layout.shape}, got {tuple(weight.shape)}")
         with torch.no_grad(), full_precision(weight):
-            matrix = self._attached().matrix(weight)
+            matrix = layout.matrix(weight)
             self.manifold(weight.dtype).check(matrix)
             return self.coordinates(matrix)
 
@@ -103,6 +110,8 @@ class Parametrization(nn.Module, ABC):
             raise ValueError(f"multiply needs a single matrix, got a batch of shape {layout.shape}")
         if x.dim() == 0 or x.shape[-1] != layout.flat[-1]:
             raise ValueError(f"expected rows of shape (..., {layout.flat[-1]}), got {tuple(x.shape)}")
+        precision = originals[0].real.dtype
+        x = x.to(precision.to_complex() if x.is_complex() else precision)
         with full_precision(x):
             return self.transposed_rows(x, *originals) if layout.transposed else self.rows(x, *originals)
 
@@ -125,6 +134,12 @@ class Parametrization(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"init={self.init!r}"
+
+
+def check_determinant(matrix: Tensor, determinant: int, what: str) -> None:
+    """Raise ValueError unless the orthogonal matrices have this determinant."""
+    if bool((torch.linalg.slogdet(matrix).sign != determinant).any()):
+        raise ValueError(f"{what} reaches orthogonal matrices of determinant {determinant}, got one of {-determinant}")
 
 
 def check_square(size: Size, what: str) -> None:

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..checks import positive_int
 from ..manifolds.base import Size
-from ..manifolds.skew_hermitian import identity, times_cayley
+from ..manifolds.branching import within
+from ..manifolds.skew_hermitian import LIMIT, identity, times_cayley
 from .base import Originals
 from .group import GroupParametrization
 
@@ -35,7 +35,7 @@ class Cayley(GroupParametrization):
         super().__init__(init)
 
     def phi(self, a: Tensor) -> Tensor:
-        return times_cayley(identity(a), -2 * a)
+        return times_cayley(identity(a).expand_as(a), -2 * a)
 
     def inverse(self, q: Tensor) -> Tensor:
         eye = identity(q)
@@ -47,6 +47,8 @@ class Cayley(GroupParametrization):
 
     def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
         a = self.skew(originals[0]).conj()
+        if not within(a, LIMIT / 2, traced=True):
+            return super().rows(x, *originals)
         turned = self.scaled(x.reshape(-1, a.shape[-1]), *originals)
         return torch.linalg.solve(identity(a) - a, turned + turned @ a, left=False).reshape(x.shape)
 
@@ -75,14 +77,20 @@ class ScaledCayley(Cayley):
 
     def __init__(self, negative_ones: int | None = None, *, init: str = "cayley") -> None:
         super().__init__(init=init)
-        if negative_ones:
-            positive_int("negative_ones", negative_ones)
+        if negative_ones is not None and (type(negative_ones) is not int or negative_ones < 0):
+            raise ValueError(f"negative_ones must be an int of at least 0, or None, got {negative_ones!r}")
         self.negative_ones = negative_ones
 
     def check_shape(self, size: Size) -> None:
         super().check_shape(size)
         if self.negative_ones is not None and self.negative_ones > size[-1]:
             raise ValueError(f"{self} needs a weight of at least {self.negative_ones} rows, got {tuple(size)}")
+
+    def check_complex(self) -> None:
+        if self.negative_ones is not None:
+            raise ValueError(
+                f"{self} is for a real weight; of a complex one D has phases, and negative_ones must be None"
+            )
 
     def negative_signs(self, n: int) -> int:
         return n // 2 if self.negative_ones is None else self.negative_ones

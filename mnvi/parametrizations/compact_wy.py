@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..differentiation import differentiable_once
 from ..manifolds.branching import within
 
 BLOCK = 128  # rows at a time: of a product with a triangle little more than its half is then computed
@@ -38,7 +38,7 @@ class _Columns(torch.autograd.Function):
         return q
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor):
         u, s, factor, q = ctx.saved_tensors
         if q.shape[-1] == q.shape[-2] and 3 * u.shape[-2] > 2 * u.shape[-1]:
@@ -62,7 +62,7 @@ class _RightFactor(torch.autograd.Function):
         return factor
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor):
         u, s, factor = ctx.saved_tensors
         return _add_through_triangle_(torch.zeros_like(u), _solve_transposed(s, grad), factor, u), None

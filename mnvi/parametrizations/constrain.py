@@ -63,7 +63,7 @@ def constrain(
         with torch.no_grad(), full_precision(weight):
             parametrization._start = _start(parametrization, layout.matrix(weight), start, generator)
         parametrize.register_parametrization(module, name, parametrization)
-    except ValueError:
+    except BaseException:
         parametrization.layout = None
         raise
     finally:
@@ -81,6 +81,8 @@ def multiply(module: nn.Module, name: str, x: Tensor) -> Tensor:
     if not parametrize.is_parametrized(module, name):
         raise ValueError(f"{name!r} of {type(module).__name__} is not constrained; use mnvi.constrain first")
     parametrization, originals = attached(module, name)
+    if len(module.parametrizations[name]) > 1:  # type: ignore[index]
+        raise ValueError(f"{name!r} of {type(module).__name__} has further parametrizations after {parametrization}")
     return parametrization.multiply(x, *originals)
 
 

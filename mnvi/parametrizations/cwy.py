@@ -5,13 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..manifolds import Manifold, Stiefel
-from ..manifolds.base import Size
+from ..manifolds.base import REAL, Size
 from ..manifolds.orthonormal import check_thin
 from ..manifolds.polar import polar_factor
-from .base import Originals, Parametrization
+from .base import Originals, Parametrization, check_determinant
 from .compact_wy import first_columns, right_factor
 from .group import draw_skew
-from .reflections import ReflectionProduct, check_determinant, haar_vectors, mirror, unit_rows
+from .reflections import ReflectionProduct, haar_vectors, mirror, unit_rows
 
 
 class CWY(ReflectionProduct):
@@ -80,6 +80,8 @@ class TCWY(Parametrization):
     Example:
         >>> layer = mnvi.constrain(nn.Linear(64, 1000), "weight", TCWY())
     """
+
+    dtypes = REAL
 
     def __init__(self, *, init: str = "haar") -> None:
         super().__init__(init)

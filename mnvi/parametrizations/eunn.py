@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..checks import positive_int
+from ..differentiation import differentiable_once
 from ..manifolds import Manifold, Orthogonal, SpecialOrthogonal, Unitary
 from ..manifolds.base import Size
-from .base import Originals, Parametrization, check_square
+from ..manifolds.branching import refuse_nonfinite
+from .base import Originals, Parametrization, check_determinant, check_square
 from .group import draw_skew
 from .layout import Layout
 
@@ -120,6 +121,8 @@ class EUNN(Parametrization):
 
     def _turn(self, x: Tensor, originals: tuple[Tensor, ...]) -> Tensor:
         """Q x, for x of shape (..., n, k)."""
+        for each in originals:
+            refuse_nonfinite("the angles of a mesh", each)
         blocks = _blocks(*originals[:2])
         return self._diagonal(originals)[..., None] * _Mesh.apply(x, blocks, self._sizes())  # type: ignore[operator]
 
@@ -128,12 +131,8 @@ class EUNN(Parametrization):
 
     def _turned(self, matrix: Tensor) -> Tensor:
         """D⁻¹Q of a real Q, checked to be a rotation."""
-        turned = self.signs[:, None] * matrix
-        if bool((torch.linalg.slogdet(turned).sign < 0).any()):
-            raise ValueError(
-                f"{self} reaches orthogonal matrices of determinant {self.determinant}, got one of {-self.determinant}"
-            )
-        return turned
+        check_determinant(matrix, self.determinant, f"{self}")
+        return self.signs[:, None] * matrix
 
     def _sizes(self) -> list[int]:
         """How many pairs each layer has."""
@@ -162,7 +161,7 @@ class _Mesh(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor):
         y, blocks = ctx.saved_tensors
         y, grad = (each.clone(memory_format=torch.contiguous_format) for each in (y, grad))

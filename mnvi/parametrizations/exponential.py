@@ -46,6 +46,10 @@ class Exponential(GroupParametrization):
     def inverse(self, q: Tensor) -> Tensor:
         return logarithm(q)
 
+    def check_complex(self) -> None:
+        if self.determinant == -1:
+            raise ValueError(f"{self} is for a real weight; a complex one reaches every phase of the determinant")
+
     def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
         return exponential_rows(self.scaled(x), self.skew(originals[0]).mT)
 
@@ -54,12 +58,14 @@ class Exponential(GroupParametrization):
 
 
 def exponential_rows(x: Tensor, a: Tensor) -> Tensor:
-    """x·exp(a) for rows x (..., n), by Taylor's series in steps of length 1, without the exponential itself."""
-    norm = float(torch.linalg.matrix_norm(a.detach(), 1).amax()) if a.numel() else 0.0
-    if not math.isfinite(norm):
-        raise ValueError("a matrix to exponentiate must be finite, got NaN or infinite entries")
-    steps = max(1, math.ceil(norm))
+    """x·exp(a) for rows x (..., n): of few rows, or a small a, by Taylor's series in steps of length at most 1."""
     degree = 12 if torch.finfo(a.dtype).eps > 1e-10 else 19
+    rows, n = x.numel() // max(1, x.shape[-1]), a.shape[-1]
+    most = min(16, 10 * n // (degree * max(1, rows)))  # steps, for fewer products than the exponential takes, about 10
+    norm = math.inf if torch.compiler.is_compiling() else float(torch.linalg.matrix_norm(a.detach(), 1))
+    if not norm <= most:
+        return x @ exponential(a)
+    steps = max(1, math.ceil(norm))
     for _ in range(steps):
         term = x
         for k in range(1, degree + 1):

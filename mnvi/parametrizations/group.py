@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..manifolds import Manifold, Orthogonal, SpecialOrthogonal, Unitary
 from ..manifolds.base import Size
-from .base import Originals, Parametrization, check_square
+from .base import Originals, Parametrization, check_determinant, check_square
 from .initialisers import SKEW
 from .layout import Layout
 from .skew_coordinates import below_diagonal, from_skew, from_skew_hermitian, to_skew, to_skew_hermitian
@@ -37,6 +37,10 @@ class GroupParametrization(Parametrization):
     def inverse(self, q: Tensor) -> Tensor:
         """The skew-Hermitian matrix of a group element, or ValueError where there is none."""
 
+    def check_complex(self) -> None:
+        """Raise ValueError where an argument says what only a real weight has."""
+        return None
+
     def negative_signs(self, n: int) -> int:
         """How many entries of a real D are −1."""
         return 0
@@ -46,6 +50,8 @@ class GroupParametrization(Parametrization):
         return self.signs
 
     def attach(self, layout: Layout, like: Tensor, generator: torch.Generator | None = None) -> None:
+        if like.is_complex():
+            self.check_complex()
         super().attach(layout, like, generator)
         self.complex = like.is_complex()
         n = layout.size[-1]
@@ -86,11 +92,9 @@ class GroupParametrization(Parametrization):
 
     def _turned(self, matrix: Tensor) -> Tensor:
         """Q·D⁻¹, checked to have determinant 1 where it is real."""
-        turned = matrix * self.signs
-        if not self.complex and bool((torch.linalg.slogdet(turned).sign < 0).any()):
-            wanted = int(self.signs.prod())
-            raise ValueError(f"{self} reaches orthogonal matrices of determinant {wanted}, got one of {-wanted}")
-        return turned
+        if not self.complex:
+            check_determinant(matrix, int(self.signs.prod()), f"{self}")
+        return matrix * self.signs
 
 
 def draw_skew(init: str, size: Size, generator: torch.Generator | None) -> Tensor:

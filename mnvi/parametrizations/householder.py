@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..differentiation import differentiable_once
 from ..manifolds.skew_hermitian import identity
 from .reflections import ReflectionProduct, unit_rows
 
@@ -55,7 +55,7 @@ class _Reflected(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor):
         y, u = ctx.saved_tensors
         y, grad, found = y.clone(), grad.clone(memory_format=torch.contiguous_format), torch.empty_like(u)

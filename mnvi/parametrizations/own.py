@@ -17,7 +17,8 @@ class OWN(Parametrization):
     """Ω = Ṽ(ṼᵀṼ)^−½, Ṽ = V − 11ᵀV/n: the nearest matrix to V with orthonormal columns, each of mean zero.
 
     The unconstrained tensor is V, of the shape (n, p) of Ω. Its length counts for nothing. Without the centring it is
-    the polar factor of V, which reaches every matrix with orthonormal columns. Differentiable once.
+    the polar factor of V, which reaches every matrix with orthonormal columns. Where the columns of Ṽ depend on each
+    other Ω is one of several nearest matrices, orthonormal but not of mean zero. Differentiable once.
 
     Args:
         center: whether the columns' means are taken off (the rows', where the weight is wide), which needs n > p.
@@ -51,11 +52,11 @@ class OWN(Parametrization):
         return Stiefel()
 
     def matrix(self, *originals: Tensor) -> Tensor:
-        v = originals[0]
-        # Weight decay may make V as small as it likes; V = 0 exactly stands for [I; 0].
+        v = self._centred(originals[0])
+        # Weight decay may make V as small as it likes; Ṽ = 0 exactly stands for that of [I; 0].
         zero = (v == 0).all(-1, keepdim=True).all(-2, keepdim=True)
         v = torch.where(zero, torch.eye(*v.shape[-2:], dtype=v.dtype, device=v.device), v)
-        return polar_factor(self._centred(unit_rows(v.flatten(-2)).view_as(v)))
+        return polar_factor(self._centred(unit_rows(v.flatten(-2)).view_as(v)))  # again, against cancellation
 
     def coordinates(self, matrix: Tensor) -> Originals:
         off = float((matrix - self._centred(matrix)).norm(dim=-2).max())

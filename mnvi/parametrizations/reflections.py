@@ -4,15 +4,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..checks import positive_int
+from ..differentiation import differentiable_once
 from ..manifolds import Manifold, Orthogonal
 from ..manifolds.base import Size
 from ..manifolds.branching import refuse_nonfinite, within
 from ..manifolds.polar import polar_factor
 from ..manifolds.skew_hermitian import identity
-from .base import Originals, Parametrization, check_square
+from .base import Originals, Parametrization, check_determinant, check_square
 from .group import draw_skew
 
 
@@ -68,12 +68,6 @@ class ReflectionProduct(Parametrization):
 
     def extra_repr(self) -> str:
         return f"reflections={self.reflections}, {super().extra_repr()}"
-
-
-def check_determinant(matrix: Tensor, determinant: int, what: str) -> None:
-    """Raise ValueError unless the orthogonal matrices have this determinant."""
-    if bool((torch.linalg.slogdet(matrix).sign != determinant).any()):
-        raise ValueError(f"{what} reaches orthogonal matrices of determinant {determinant}, got one of {-determinant}")
 
 
 def unit_rows(v: Tensor) -> Tensor:
@@ -161,9 +155,10 @@ class _UnitRows(torch.autograd.Function):
         return u
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor):
         u, length = ctx.saved_tensors
-        across = torch.addcmul(grad, u, (grad * u).sum(-1, keepdim=True), value=-1)
+        along = (grad * u.conj()).real if u.is_complex() else grad * u
+        across = torch.addcmul(grad, u, along.sum(-1, keepdim=True).to(u.dtype), value=-1)
         # Of rows shorter than the root of the smallest number it is a bounded multiple of the gradient.
         return across.div_(length.clamp(min=torch.finfo(u.dtype).tiny ** 0.5))

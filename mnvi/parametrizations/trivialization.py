@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from ..checks import instance, one_of, positive_int
 from ..manifolds import Manifold, SpecialOrthogonal
 from ..manifolds.base import Size
 from ..manifolds.matrix_group import MatrixGroup
+from ..manifolds.unitary_group import UnitaryGroup
 from .base import Originals, Parametrization
 from .exponential import exponential_rows
 from .group import draw_skew
@@ -65,7 +66,7 @@ class Trivialization(Parametrization):
         )
         if self.space.num_tensors != 1:
             raise TypeError(f"a weight is one tensor, a point of {self.space} is {self.space.num_tensors}")
-        if init != "haar" and not self.space.constant_norm:
+        if init != "haar" and not isinstance(self.space, UnitaryGroup):
             raise ValueError(f"init {init!r} needs a group of orthogonal matrices, got {self.space}; use 'haar'")
         for name, value in (("rebase_every", rebase_every), ("project_every", project_every)):
             if value is not None:
@@ -73,6 +74,7 @@ class Trivialization(Parametrization):
         self.rebase_every, self.project_every = rebase_every, project_every
         self.optimiser_state = one_of("optimiser_state", optimiser_state, OPTIMISER_STATES)
         self.steps = self.rebases = 0
+        self._coordinates: tuple[Tensor, ...] = ()
 
     def check_shape(self, size: Size) -> None:
         self.space.check_shape(size)
@@ -87,9 +89,16 @@ class Trivialization(Parametrization):
         self.register_buffer("base", like.detach().new_zeros(layout.size))
 
     def forward(self, *originals: Tensor) -> Tensor:
-        if originals[0].requires_grad and not torch.compiler.is_compiling():
+        known = bool(self._coordinates) and self._coordinates[0] is originals[0]
+        if not known and not torch.compiler.is_compiling() and isinstance(originals[0], nn.Parameter):
+            self._coordinates = originals  # a tuple, so that they are no parameters of this module
             follow(originals[0], self)
         return super().forward(*originals)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._coordinates:  # of a copy: those of the copied weight
+            follow(self._coordinates[0], self)
 
     def matrix(self, *originals: Tensor) -> Tensor:
         if isinstance(self.space, MatrixGroup):
@@ -98,8 +107,10 @@ class Trivialization(Parametrization):
 
     def coordinates(self, matrix: Tensor) -> Originals:
         """Zeros, after the base point has become ``matrix``."""
+        if matrix.dtype != self.base.dtype:
+            raise ValueError(f"{self} is attached to a weight of {self.base.dtype}, got one of {matrix.dtype}")
         self.base.copy_(matrix)
-        return torch.zeros_like(matrix)
+        return matrix.new_zeros(matrix.shape)
 
     def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
         if self.init == "haar":

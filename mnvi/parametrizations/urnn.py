@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..manifolds import Manifold, Unitary
-from ..manifolds.base import Size
+from ..manifolds.base import COMPLEX, Size
+from ..manifolds.branching import refuse_nonfinite
 from .base import Originals, Parametrization, check_square
 from .layout import Layout
 
@@ -29,6 +30,7 @@ class URNN(Parametrization):
         >>> layer = mnvi.constrain(nn.Linear(64, 64, dtype=torch.complex64), "weight", URNN())
     """
 
+    dtypes = COMPLEX
     permutation: Tensor
 
     def __init__(self) -> None:
@@ -74,6 +76,8 @@ class URNN(Parametrization):
 
     def _turn(self, x: Tensor, phases: Tensor, vectors: Tensor) -> Tensor:
         """x Qᵀ of rows x (..., k, n), phases (..., 3, n), and the real and imaginary parts of v, (..., 2, n, 2)."""
+        for each in (phases, vectors):
+            refuse_nonfinite("the phases and vectors of a URNN", each)
         d1, d2, d3 = torch.polar(torch.ones_like(phases), phases)[..., None, :].unbind(-3)
         u1, u2 = _directions(vectors)[..., None, :].unbind(-3)
         x = _reflect(torch.fft.fft(x * d1, norm="ortho"), u1)[..., self.permutation]

@@ -90,7 +90,7 @@ class ConvLSTM(nn.Module):
             for step in z:
                 h, c = self._step(step, h, c)
                 output.append(h)
-        refuse_nonfinite("the states of a recurrent layer", c)
+        refuse_nonfinite("the states of a recurrent layer", torch.stack([h, c]))
         return torch.stack(output, 1 if self.batch_first else 0), (h, c)
 
     def _step(self, z: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

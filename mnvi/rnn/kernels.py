@@ -38,8 +38,10 @@ def build_kernel(kernel: Parametrization | nn.Linear | None, n: int, **options) 
 def factors(layer: nn.Module) -> tuple[Tensor, ...]:
     """What the states of one sequence are multiplied by: the layer's weight; or U and P, where Q = I − UᵀP."""
     if parametrize.is_parametrized(layer, "weight") and not parametrize._cache_enabled:
-        parametrization, originals = attached(layer, "weight")
-        return parametrization.factors(*originals)
+        chain = layer.parametrizations["weight"]  # type: ignore[index]
+        if len(chain) == 1 and isinstance(chain[0], Parametrization):
+            parametrization, originals = attached(layer, "weight")
+            return parametrization.factors(*originals)
     return (sequence_weight(layer),)
 
 

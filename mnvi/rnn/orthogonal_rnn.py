@@ -36,6 +36,8 @@ class OrthogonalRNN(nn.Module):
     Input (time, batch, m), or (time, m), or a PackedSequence of m features, and h_0 (num_layers, batch, n), zeros
     where it is not given. Output the states of the last layer, in the form of the input, and the last states h_n.
 
+    The output must not be edited in place before the backward pass, which is differentiable once.
+
     The input map starts Kaiming-normal, the bias of modReLU uniform on (−0.01, 0.01), as in the reference experiments.
 
     Raises:
@@ -77,9 +79,10 @@ class OrthogonalRNN(nn.Module):
         sizes = [input_size, *[hidden_size] * (num_layers - 1)]
         plus = bias and not self._sigma.has_bias
         self.inputs = nn.ModuleList(nn.Linear(size, hidden_size, bias=plus, **options) for size in sizes)
+        like = self.inputs[0].weight.detach()  # type: ignore[operator]
+        options = {"device": like.device, "dtype": like.dtype}
         self.kernels = nn.ModuleList(build_kernel(kernel, hidden_size, **options) for _ in sizes)
-        like = torch.empty(hidden_size, **options).real
-        self.thresholds = nn.ParameterList(torch.empty_like(like) for _ in sizes if self._sigma.has_bias)
+        self.thresholds = nn.ParameterList(like.real.new_empty(hidden_size) for _ in sizes if self._sigma.has_bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -122,6 +125,7 @@ class OrthogonalRNN(nn.Module):
                     x = F.dropout(x, self.dropout, self.training)
                 bias = self.thresholds[layer] if self.thresholds else None
                 z = linear(x.to(initial.dtype))
+                z = z.clone() if linear._forward_hooks else z  # its memory is used again
                 x, h = rollout(z, initial[layer], bias, sizes, self._sigma, *factors(self.kernels[layer]))
                 last.append(h)
         h_n = torch.stack(last)
@@ -141,6 +145,8 @@ class OrthogonalRNN(nn.Module):
         if x.dim() != dim or x.shape[-1] != self.input_size:
             form = "(batch, time, features)" if self.batch_first else "(time, batch, features)"
             raise ValueError(f"expected {form} with {self.input_size} features, got shape {tuple(x.shape)}")
+        if x.is_complex() and not next(self.inputs.parameters()).is_complex():
+            raise TypeError(f"this layer is real, got an input of {x.dtype}; build it with a complex dtype")
 
     def extra_repr(self) -> str:
         return (

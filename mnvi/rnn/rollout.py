@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..differentiation import differentiable_once
 from .nonlinearities import Nonlinearity
 
 
@@ -49,7 +49,7 @@ class _Rollout(torch.autograd.Function):
         return x, last
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor | None, last_grad: Tensor | None):
         states, inputs, state, bias, *kernel = ctx.saved_tensors
         grads = torch.empty_like(states)  # of x
