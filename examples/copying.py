@@ -125,7 +125,7 @@ def run(method: str, settings: Settings, folder: Path) -> None:
         return {"loss": loss.item()}
 
     fixed = {k: v for k, v in asdict(settings).items() if k not in ("methods", "threads", "out", "restart")}
-    finished(folder, METHODS, fixed)
+    finished(folder, [name for name in METHODS if name != method], fixed)
     parts = {"model": model, **optimisers}
     progress = train(folder / f"{method}.pt", parts, fixed, total, step, title=method, restart=settings.restart)
     result = {

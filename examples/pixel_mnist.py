@@ -148,7 +148,7 @@ def run(method: str, settings: Settings, images: dict[str, tuple[Tensor, Tensor]
         return record
 
     fixed = {name: value for name, value in asdict(settings).items() if name not in NOT_OF_THE_RESULT}
-    finished(folder, METHODS, fixed)
+    finished(folder, [name for name in METHODS if name != method], fixed)
     progress = train(
         folder / f"{method}.pt",
         {"model": model, **optimisers},

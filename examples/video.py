@@ -124,7 +124,7 @@ def run(method: str, settings: Settings, films: Clips, folder: Path) -> None:
         return row
 
     fixed = {k: v for k, v in asdict(settings).items() if k not in TRANSIENT}
-    finished(folder, METHODS, fixed)
+    finished(folder, [name for name in METHODS if name != method], fixed)
     limits = {"title": method, "minutes": settings.minutes, "restart": settings.restart}
     everything = {"model": model, "best": best, **parts}
     progress = train(folder / f"{method}.pt", everything, fixed, settings.iterations, step, **limits)

@@ -210,3 +210,13 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     copying.main(command)
     with pytest.raises(ValueError, match="other settings: lr"):
         copying.main([*command, "--lr", "1e-3"])
+
+
+def test_a_folder_holds_runs_of_the_same_settings(tmp_path):
+    copying.main([*COPYING, "--iterations", "1", "--methods", "cwy", "--out", str(tmp_path)])
+    with pytest.raises(ValueError, match="is of other settings \\(length\\)"):
+        copying.main([*COPYING, "--length", "9", "--iterations", "1", "--methods", "lstm", "--out", str(tmp_path)])
+    assert not (tmp_path / "lstm.pt").exists()
+    (tmp_path / "cwy.json").write_text("{")
+    with pytest.raises(ValueError, match="cwy.json is not a result"):
+        copying.main(["--methods", "", "--out", str(tmp_path)])
