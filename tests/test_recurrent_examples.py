@@ -218,5 +218,5 @@ def test_a_folder_holds_runs_of_the_same_settings(tmp_path):
         copying.main([*COPYING, "--length", "9", "--iterations", "1", "--methods", "lstm", "--out", str(tmp_path)])
     assert not (tmp_path / "lstm.pt").exists()
     (tmp_path / "cwy.json").write_text("{")
-    with pytest.raises(ValueError, match="cwy.json is not a result"):
+    with pytest.raises(ValueError, match=r"cwy\.json is not a result"):
         copying.main(["--methods", "", "--out", str(tmp_path)])
