@@ -42,6 +42,7 @@ from mnvi.manifolds import Orthogonal
 from mnvi.optim import CoordinateDescent, RiemannianSGD
 
 LETTERS = 8  # and a blank, 0, and a marker, 9
+TRANSIENT = ("methods", "device", "threads", "out", "restart")  # what a checkpoint is not bound to
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Settings:
     descent_lr: float = option(2e-4, "step of plain and coordinate descent, for everything")
     block: float = option(0.005, "share of the coordinates that a block has")
     seed: int = option(0, "of initial weights and letters")
+    device: str = option("cpu", "cpu, or cuda")
     threads: int = option(2, "CPU threads")
     out: str = option("runs/copying", "folder for the results")
     restart: bool = option(False, "begin anew where the folder has a checkpoint")
@@ -104,12 +106,12 @@ def run(method: str, settings: Settings, folder: Path) -> None:
     torch.manual_seed(settings.seed)
     gated = method in ("lstm", "gru", "rnn")
     hidden = settings.lstm_hidden if gated else settings.hidden
-    model = Network(method, LETTERS + 2, hidden, LETTERS + 1, init="henaff")
+    model = Network(method, LETTERS + 2, hidden, LETTERS + 1, init="henaff").to(command_line.device(settings.device))
     optimisers = _optimisers(model, method, settings)
     total = settings.descent_iterations if method in POINTS else settings.iterations
 
     def step(i: int) -> dict[str, float]:
-        x, y = sequences(settings, i)
+        x, y = (each.to(settings.device) for each in sequences(settings, i))
         loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
         for optimiser in optimisers.values():
             optimiser.zero_grad()
@@ -119,12 +121,12 @@ def run(method: str, settings: Settings, folder: Path) -> None:
                 stale.unlink()
         if method == "rgd" and i in (0, total - 1):
             (weight,) = model.kernel_parameters()
-            np.save(folder / f"derivatives-{i}.npy", partial_derivatives(weight, weight.grad).numpy())  # type: ignore[arg-type]
+            np.save(folder / f"derivatives-{i}.npy", partial_derivatives(weight, weight.grad).cpu().numpy())  # type: ignore[arg-type]
         for optimiser in optimisers.values():
             optimiser.step()
         return {"loss": loss.item()}
 
-    fixed = {k: v for k, v in asdict(settings).items() if k not in ("methods", "threads", "out", "restart")}
+    fixed = {k: v for k, v in asdict(settings).items() if k not in TRANSIENT}
     finished(folder, [name for name in METHODS if name != method], fixed)
     parts = {"model": model, **optimisers}
     progress = train(folder / f"{method}.pt", parts, fixed, total, step, title=method, restart=settings.restart)
