@@ -33,7 +33,7 @@ from command_line import option, parse
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from recurrent import METHODS, POINTS, Network, adaptive, parameters
+from recurrent import GATED, METHODS, POINTS, Network, adaptive, parameters
 from torch import Tensor
 from torch.optim import Optimizer
 from training import finished, train
@@ -104,8 +104,7 @@ def main(argv: list[str] | None = None) -> dict:
 def run(method: str, settings: Settings, folder: Path) -> None:
     """Train one network and write ``method.json``."""
     torch.manual_seed(settings.seed)
-    gated = method in ("lstm", "gru", "rnn")
-    hidden = settings.lstm_hidden if gated else settings.hidden
+    hidden = settings.lstm_hidden if method in GATED else settings.hidden
     model = Network(method, LETTERS + 2, hidden, LETTERS + 1, init="henaff").to(command_line.device(settings.device))
     optimisers = _optimisers(model, method, settings)
     total = settings.descent_iterations if method in POINTS else settings.iterations
@@ -121,7 +120,8 @@ def run(method: str, settings: Settings, folder: Path) -> None:
                 stale.unlink()
         if method == "rgd" and i in (0, total - 1):
             (weight,) = model.kernel_parameters()
-            np.save(folder / f"derivatives-{i}.npy", partial_derivatives(weight, weight.grad).cpu().numpy())  # type: ignore[arg-type]
+            derivatives = partial_derivatives(weight, weight.grad).cpu().numpy()  # type: ignore[arg-type]
+            checkpoints.write(folder / f"derivatives-{i}.npy", lambda path: np.save(path, derivatives))
         for optimiser in optimisers.values():
             optimiser.step()
         return {"loss": loss.item()}
@@ -164,7 +164,7 @@ def share(derivatives: np.ndarray, of_norm: float) -> float:
 
 def _optimisers(model: Network, method: str, settings: Settings) -> dict[str, Optimizer]:
     if method not in POINTS:
-        lr = settings.lstm_lr if method in ("lstm", "gru", "rnn") else settings.lr
+        lr = settings.lstm_lr if method in GATED else settings.lr
         return adaptive(model, lr, settings.kernel_lr)
     groups = [
         {"params": model.kernel_parameters(), "manifold": Orthogonal(retraction="exp")},
@@ -184,7 +184,8 @@ def collect(folder: Path) -> dict:
     """Put all methods' results in ``folder`` into ``result.json`` and ``copying.png``."""
     runs = finished(folder, METHODS)
     result: dict = {"runs": runs}
-    kept = {int(path.stem.split("-")[1]): np.load(path) for path in folder.glob("derivatives-*.npy")}
+    files = {path.stem.split("-")[1]: path for path in folder.glob("derivatives-*.npy")}
+    kept = {int(i): np.load(path) for i, path in files.items() if i.isdigit()}
     if kept:
         result["derivatives"] = {
             str(i): {f"{100 * norm:g} % of the norm": share(kept[i], norm) for norm in (0.95, 0.99)}

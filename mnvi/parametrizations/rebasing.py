@@ -19,15 +19,15 @@ class Rebased(Protocol):
 
 
 _followers: WeakIdKeyDictionary = WeakIdKeyDictionary()  # coordinates to a weak reference to their trivialization
+_handle: Any = None  # of torch's hook
 
 
 def follow(coordinates: Tensor, follower: Rebased) -> None:
     """Have ``follower.stepped(coordinates, optimiser)`` called after every step of an optimiser that has them."""
-    known = _followers.get(coordinates)
-    if known is None or known() is not follower:
-        if not _followers:
-            _listen()
-        _followers[coordinates] = ref(follower)
+    global _handle
+    if _handle is None:  # once a process, when there is something to follow
+        _handle = register_optimizer_step_post_hook(_after_step)
+    _followers[coordinates] = ref(follower)
 
 
 def _after_step(optimiser: Optimizer, args: Any, kwargs: Any) -> None:
@@ -39,13 +39,3 @@ def _after_step(optimiser: Optimizer, args: Any, kwargs: Any) -> None:
             follower = None if reference is None else reference()
             if follower is not None and parameter.grad is not None:
                 follower.stepped(parameter, optimiser)
-
-
-def _listen() -> None:
-    """Once a process, when there is something to follow."""
-    global _handle
-    if _handle is None:
-        _handle = register_optimizer_step_post_hook(_after_step)
-
-
-_handle: Any = None

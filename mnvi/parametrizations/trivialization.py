@@ -124,7 +124,6 @@ class Trivialization(Parametrization):
             return exponential_rows(x, self.space.algebra(originals[0]).mT) @ self.base.mT
         return super().rows(x, *originals)
 
-    @torch.no_grad()
     def stepped(self, coordinates: Tensor, optimiser: Optimizer) -> None:
         """Count a step of the optimiser; at every K-th, :meth:`rebase`."""
         self.steps += 1

@@ -98,8 +98,9 @@ class OrthogonalRNN(nn.Module):
             self._check(input.data, 2)
             return self._packed(input, h_0)
         if input.dim() == 2:
-            output, h_n = self(input.unsqueeze(1 - self.batch_first * 1), None if h_0 is None else h_0.unsqueeze(1))
-            return output.squeeze(1 - self.batch_first * 1), h_n.squeeze(1)
+            batch = 0 if self.batch_first else 1
+            output, h_n = self(input.unsqueeze(batch), None if h_0 is None else h_0.unsqueeze(1))
+            return output.squeeze(batch), h_n.squeeze(1)
         self._check(input, 3)
         x = input.transpose(0, 1) if self.batch_first else input
         time, batch = x.shape[:2]

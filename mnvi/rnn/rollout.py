@@ -36,10 +36,11 @@ class _Rollout(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, state: Tensor, bias: Tensor | None, sizes, sigma: Nonlinearity, *kernel: Tensor):
         inputs = torch.empty_like(x) if sigma.needs_input else None
         steps, h = x.split(sizes), state
+        kept = None if inputs is None else inputs.split(sizes)
         for t, z in enumerate(steps):
             _advance_(z, h[: len(z)], kernel)
-            if inputs is not None:
-                inputs.split(sizes)[t].copy_(z)
+            if kept is not None:
+                kept[t].copy_(z)
             h = sigma.forward_(z, bias)
         last = torch.cat([h, *(step[over:] for step, over in zip(steps[-2::-1], sizes[:0:-1], strict=True))])
         ctx.mark_dirty(x)
@@ -55,10 +56,10 @@ class _Rollout(torch.autograd.Function):
         grads = torch.empty_like(states)  # of x
         bias_grad = None if bias is None else state.real.new_zeros(state.shape)
         at = states if inputs is None else inputs
-        own = [0.0] * len(ctx.sizes) if grad is None else grad.split(ctx.sizes)
+        own = [None] * len(ctx.sizes) if grad is None else grad.split(ctx.sizes)
         later = grads[:0]
         for g, h, outer in reversed(list(zip(grads.split(ctx.sizes), at.split(ctx.sizes), own, strict=True))):
-            g.copy_(outer) if isinstance(outer, Tensor) else g.zero_()
+            g.zero_() if outer is None else g.copy_(outer)
             if last_grad is not None and len(later) < len(g):
                 g[len(later) :] += last_grad[len(later) : len(g)]
             _retreat_(g[: len(later)], later, kernel)
@@ -92,7 +93,7 @@ def _kernel_grads(grads: Tensor, before: Tensor, kernel: list[Tensor]) -> list[T
     if len(kernel) == 1:
         return [grads.mT @ before.conj()]
     u, p = kernel
-    return [(before @ p.mT).mT @ grads.neg(), (grads @ u.mT).mT @ before.neg()]
+    return [((before @ p.mT).mT @ grads).neg_(), ((grads @ u.mT).mT @ before).neg_()]
 
 
 def _before(states: Tensor, sizes: list[int]) -> Tensor:
