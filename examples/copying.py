@@ -36,7 +36,7 @@ from matplotlib.figure import Figure
 from recurrent import GATED, METHODS, POINTS, Network, adaptive, parameters
 from torch import Tensor
 from torch.optim import Optimizer
-from training import finished, train
+from training import finished, report, train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import CoordinateDescent, RiemannianSGD
@@ -203,11 +203,7 @@ def collect(folder: Path) -> dict:
             f"iteration {i}: "
             + ", ".join(f"{100 * value:.2f} % of the coordinates hold {key}" for key, value in shares.items())
         )
-    if runs:
-        checkpoints.write(folder / "copying.png", lambda path: figure(path, runs, kept))
-        checkpoints.write_json(folder / "result.json", result)
-        print(f"in {folder}: result.json, copying.png")
-    return result
+    return report(folder, "copying", result, lambda path: figure(path, runs, kept))
 
 
 COLORS = dict(zip(METHODS, colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 from recurrent import GATED, METHODS, POINTS, Network, adaptive, parameters
 from torch import Tensor
 from torch.optim import Optimizer, RMSprop
-from training import finished, train
+from training import finished, report, train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import RiemannianSGD
@@ -207,12 +207,7 @@ def collect(folder: Path) -> dict:
             f"{each['steps'] / each['steps_per_epoch']:5.2f} epochs: "
             f"test accuracy {each['last']['test']:.2f} %{chosen_text}"
         )
-    result = {"runs": runs}
-    if runs:
-        checkpoints.write(folder / "pixel_mnist.png", lambda path: figure(path, runs))
-        checkpoints.write_json(folder / "result.json", result)
-        print(f"in {folder}: result.json, pixel_mnist.png")
-    return result
+    return report(folder, "pixel_mnist", {"runs": runs}, lambda path: figure(path, runs))
 
 
 def figure(path: Path, runs: dict[str, dict]) -> None:

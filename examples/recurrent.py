@@ -37,11 +37,20 @@ class Network(nn.Module):
         method: one of ``METHODS``.
         input_size, hidden_size, outputs: features.
         init: initialiser of an orthogonal kernel.
+        nonlinearity: of a layer with such a kernel, except those of ``COMPLEX``, which have modReLU.
     """
 
-    def __init__(self, method: str, input_size: int, hidden_size: int, outputs: int, init: str = "henaff") -> None:
+    def __init__(
+        self,
+        method: str,
+        input_size: int,
+        hidden_size: int,
+        outputs: int,
+        init: str = "henaff",
+        nonlinearity: str = "modrelu",
+    ) -> None:
         super().__init__()
-        self.recurrent = _recurrent(method, input_size, hidden_size, init)
+        self.recurrent = _recurrent(method, input_size, hidden_size, init, nonlinearity)
         self.head = nn.Linear(hidden_size * (2 if method in COMPLEX else 1), outputs)
 
     def forward(self, x) -> Tensor:
@@ -79,21 +88,21 @@ def adaptive(model: Network, lr: float, kernel_lr: float, *, adam: bool = False)
     return {"optimiser": rest, "kernel optimiser": RMSprop(kernel, lr=kernel_lr)} if kernel else {"optimiser": rest}
 
 
-def _recurrent(method: str, input_size: int, hidden_size: int, init: str) -> nn.Module:
+def _recurrent(method: str, input_size: int, hidden_size: int, init: str, nonlinearity: str) -> nn.Module:
     if method in GATED:
         kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[method]
         return kind(input_size, hidden_size)
     if method in KERNELS:
         kernel = KERNELS[method](hidden_size, init)
-        dtype = torch.complex64 if method in COMPLEX else None
-        return OrthogonalRNN(input_size, hidden_size, kernel=kernel, dtype=dtype)
+        options = {"nonlinearity": "modrelu", "dtype": torch.complex64} if method in COMPLEX else {}
+        return OrthogonalRNN(input_size, hidden_size, kernel=kernel, **{"nonlinearity": nonlinearity, **options})
     if method not in POINTS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     # A point of the manifold itself, which starts at the Cayley transform of the initialiser's matrix.
     start = nn.Linear(hidden_size, hidden_size, bias=False)
     mnvi.constrain(start, "weight", Cayley(init=init))
     nn.utils.parametrize.remove_parametrizations(start, "weight")
-    return OrthogonalRNN(input_size, hidden_size, kernel=start)
+    return OrthogonalRNN(input_size, hidden_size, kernel=start, nonlinearity=nonlinearity)
 
 
 def _real(states: Tensor) -> Tensor:

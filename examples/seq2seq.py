@@ -25,6 +25,7 @@ GATED: dict[str, tuple[Callable[[int, int], nn.Module], Callable[[int, int], nn.
     "lstm": (nn.LSTM, nn.LSTMCell),
 }
 UNITS = (*GATED, "dtriv1", "dtriv100", "dtriv-inf", "exprnn", "scornn", "cwy", "rgd")
+NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu, "abs": torch.abs}
 State = Tensor | tuple[Tensor, Tensor]  # h, or (h, c) of an LSTM, each (batch, N)
 
 
@@ -56,18 +57,18 @@ class Attention(nn.Module):
 
 
 class OrthogonalCell(OrthogonalRNN):
-    """An OrthogonalRNN of one layer and absolute values, h_t = |V x_t + Q h_{t−1} + b|, taken a step at a time."""
+    """An OrthogonalRNN of one layer taken a step at a time, with a nonlinearity of ``NONLINEARITIES``."""
 
     def stepper(self) -> Callable[[Tensor, Tensor], Tensor]:
         """What makes h_t of x_t (batch, m) and h_{t−1}. The kernel is mapped here, once for all steps."""
-        kernel = factors(self.kernels[0])
+        kernel, sigma = factors(self.kernels[0]), NONLINEARITIES[self.nonlinearity]
 
         def step(x: Tensor, h: Tensor) -> Tensor:
             z = self.inputs[0](x)
             if len(kernel) == 1:
-                return torch.addmm(z, h, kernel[0].mT).abs()
+                return sigma(torch.addmm(z, h, kernel[0].mT))
             u, p = kernel  # Q = I − UᵀP
-            return torch.addmm(z + h, h @ p.mT, u, alpha=-1).abs()
+            return sigma(torch.addmm(z + h, h @ p.mT, u, alpha=-1))
 
         return step
 
@@ -83,13 +84,22 @@ class Seq2Seq(nn.Module):
         unit: one of ``UNITS``, or ``cwy:L`` for L reflections.
         source_words, target_words: sizes of the vocabularies.
         embedding, hidden: features of a word and of a state, N.
+        nonlinearity: of orthogonal units, one of ``NONLINEARITIES``.
     """
 
-    def __init__(self, unit: str, source_words: int, target_words: int, embedding: int, hidden: int) -> None:
+    def __init__(
+        self,
+        unit: str,
+        source_words: int,
+        target_words: int,
+        embedding: int,
+        hidden: int,
+        nonlinearity: str = "tanh",
+    ) -> None:
         super().__init__()
         self.source = nn.Embedding(source_words, embedding)
         self.target = nn.Embedding(target_words, embedding)
-        self.encoder, self.decoder = _layers(unit, embedding, hidden)
+        self.encoder, self.decoder = _layers(unit, embedding, hidden, nonlinearity)
         self.attention = Attention(hidden)
         self.head = nn.Linear(hidden, target_words)
 
@@ -162,7 +172,7 @@ def kernel(unit: str, hidden: int) -> Parametrization | nn.Linear:
     """
     name, _, reflections = unit.partition(":")
     if name == "cwy" and reflections:
-        if not reflections.isdecimal() or not 0 < int(reflections) <= hidden:
+        if not reflections.isdecimal() or reflections[0] == "0" or int(reflections) > hidden:
             raise ValueError(f"cwy:L needs 1 to {hidden} reflections, the hidden size, got {unit!r}")
         return CWY(int(reflections), init="henaff")
     if reflections or unit not in UNITS or unit in GATED:
@@ -173,12 +183,12 @@ def kernel(unit: str, hidden: int) -> Parametrization | nn.Linear:
     return remove_parametrizations(start, "weight")  # type: ignore[return-value]
 
 
-def _layers(unit: str, embedding: int, hidden: int) -> tuple[nn.Module, nn.Module]:
+def _layers(unit: str, embedding: int, hidden: int, nonlinearity: str) -> tuple[nn.Module, nn.Module]:
     if unit in GATED:
         layer, cell = GATED[unit]
         return layer(embedding, hidden), cell(embedding + hidden, hidden)
-    encoder = OrthogonalRNN(embedding, hidden, kernel=kernel(unit, hidden), nonlinearity="abs")
-    decoder = OrthogonalCell(embedding + hidden, hidden, kernel=kernel(unit, hidden), nonlinearity="abs")
+    encoder = OrthogonalRNN(embedding, hidden, kernel=kernel(unit, hidden), nonlinearity=nonlinearity)
+    decoder = OrthogonalCell(embedding + hidden, hidden, kernel=kernel(unit, hidden), nonlinearity=nonlinearity)
     for layer in (encoder, decoder):
         nn.init.uniform_(layer.inputs[0].weight, -(hidden**-0.5), hidden**-0.5)  # type: ignore[arg-type]
     return encoder, decoder

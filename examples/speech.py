@@ -46,7 +46,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from recurrent import COMPLEX, GATED, KERNELS, Network, adaptive, parameters
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from training import Best, finished, train
+from training import Best, finished, report, train
 
 METHODS = (*KERNELS, *GATED)
 # What a checkpoint is not bound to:
@@ -64,6 +64,7 @@ class Settings:
     folder: str | None = option(None, "with the recordings (default: $MNVI_DATA for fsdd, $MNVI_DATA/timit for timit)")
     decibels: bool = option(False, "show the networks decibels, as published, not bins of mean 0 and variance 1")
     hidden: int = option(224, "states of a layer with an orthogonal kernel")
+    nonlinearity: Literal["modrelu", "tanh", "relu", "abs"] = option("tanh", "of such a layer; published modrelu")
     epochs: int = option(1200, "passes over the training recordings, at most")
     minutes: float = option(5.0, "for each method, at most")
     batch_size: int = option(128, "recordings a step")
@@ -117,14 +118,22 @@ class Predictor(Network):
     Args:
         method: one of ``METHODS``.
         hidden_size: states.
+        nonlinearity: of a layer with an orthogonal kernel.
         mean, std: of each bin, (129,), which the layers do not see; by default they see dB.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, method: str, hidden_size: int, mean: Tensor | None = None, std: Tensor | None = None) -> None:
-        super().__init__(method, BINS, hidden_size, BINS, init="henaff")
+    def __init__(
+        self,
+        method: str,
+        hidden_size: int,
+        nonlinearity: str = "tanh",
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+    ) -> None:
+        super().__init__(method, BINS, hidden_size, BINS, init="henaff", nonlinearity=nonlinearity)
         self.register_buffer("mean", torch.zeros(BINS) if mean is None else mean)
         self.register_buffer("std", torch.ones(BINS) if std is None else std)
 
@@ -152,7 +161,7 @@ def run(method: str, settings: Settings, speech: Speech, folder: Path) -> None:
     torch.manual_seed(settings.seed)
     frames = speech.train.frames
     scale = () if settings.decibels else (frames.mean(0), frames.std(0).clamp_min(1.0))
-    model = Predictor(method, hidden, *scale).to(settings.device)
+    model = Predictor(method, hidden, settings.nonlinearity, *scale).to(settings.device)
     lr = settings.gated_lr if method in GATED else settings.lr
     optimisers, best = adaptive(model, lr, settings.kernel_lr, adam=True), Best(model)
     data, validation, test = (part.to(settings.device) for part in (speech.train, speech.validation, speech.test))
@@ -233,14 +242,9 @@ def collect(folder: Path) -> dict:
             f"{name:10} {each['hidden']:4} states {each['parameters']:8,} parameters {each['epochs']:7.1f} epochs "
             f"{each['seconds']:6.0f} s   dB²: validation {each['validation error']:.2f}, test {each['test error']:.2f}"
         )
-    result = {"runs": runs}
-    if runs:
-        for name, error in next(iter(runs.values()))["baselines"].items():
-            print(f"{name:80} test {error:.2f}")
-        checkpoints.write(folder / "speech.png", lambda path: figure(path, folder, runs))
-        checkpoints.write_json(folder / "result.json", result)
-        print(f"in {folder}: result.json, speech.png")
-    return result
+    for name, error in next(iter(runs.values()), {"baselines": {}})["baselines"].items():
+        print(f"{name:80} test {error:.2f}")
+    return report(folder, "speech", {"runs": runs}, lambda path: figure(path, folder, runs))
 
 
 COLORS = {name: f"C{i % 10}" for i, name in enumerate(METHODS)}

@@ -34,11 +34,12 @@ def train(
         settings: what a result depends on; a checkpoint of others is refused.
         step: takes one training step, whose data must follow from i alone; returns what is to be remembered of it.
         title: of the progress bar.
-        minutes: stop after so much time, that of earlier runs included, at least one step later.
+        minutes: stop after so much time of the processor, that of earlier runs included, at least one step later; on a
+            machine that does nothing else it is the time of a clock.
         restart: begin anew where there is a checkpoint.
 
     Returns:
-        ``"history"``, what the steps returned, in order, and ``"seconds"``, the time they took.
+        ``"history"``, what the steps returned, in order, and ``"seconds"``, the processor's time they took.
     """
     if restart:
         checkpoint.unlink(missing_ok=True)
@@ -46,10 +47,10 @@ def train(
     history, saved = progress["history"], time.perf_counter()
     with tqdm(total=total, initial=len(history), desc=title, mininterval=0.5) as bar:
         while len(history) < total and progress["seconds"] < 60 * minutes:
-            start = time.perf_counter()
+            start = time.thread_time()
             history.append(step(len(history)))
+            progress["seconds"] += time.thread_time() - start
             now = time.perf_counter()
-            progress["seconds"] += now - start
             bar.update()
             bar.set_postfix({key: f"{value:.4g}" for key, value in history[-1].items()}, refresh=False)
             if now - saved > SAVE_SECONDS:
@@ -79,6 +80,15 @@ def finished(folder: Path, methods: Sequence[str], settings: dict | None = None)
         if different := [key for key in saved if saved[key] != settings.get(key)]:
             raise ValueError(f"{path} is of other settings ({', '.join(different)}); give another --out")
     return runs
+
+
+def report(folder: Path, name: str, result: dict, draw: Callable[[Path], None]) -> dict:
+    """Write ``result`` as ``result.json``, with ``name.png`` beside it, if it has ``"runs"``; returns it."""
+    if result["runs"]:
+        checkpoints.write(folder / f"{name}.png", draw)
+        checkpoints.write_json(folder / "result.json", result)
+        print(f"in {folder}: result.json, {name}.png")
+    return result
 
 
 class Best:

@@ -4,13 +4,14 @@
     python examples/translation.py --data numbers --hidden 64 --epochs 40 --lr 3e-3 --methods gru,cwy:32 \
         --out runs/numbers                                              # number words, no files needed; a minute
     python examples/translation.py --pairs spa.txt --reverse --hidden 1024 --epochs 10 --minutes inf --lr 1e-2 \
+        --nonlinearity abs \
         --methods rnn,gru,lstm,scornn,rgd,exprnn,cwy:1024,cwy:512,cwy:256,cwy:128,cwy:64            # as published
 
 An encoder reads the source, a decoder writes the translation a word at a time and looks back through additive
-attention; the two are recurrent layers of the same kind (seq2seq.py). The methods are rnn, gru, lstm and, with absolute
-values for the nonlinearity, orthogonal kernels: dtriv1, dtriv100, dtriv-inf, exprnn, scornn, rgd, and cwy:L with L
-reflections. All have the same sizes, batches, learning rate and budget: --epochs or --minutes, whichever ends first;
-the minutes include measuring the validation loss. The test sentences see the weights that were best there.
+attention; the two are recurrent layers of the same kind (seq2seq.py). The methods are rnn, gru, lstm and orthogonal
+kernels: dtriv1, dtriv100, dtriv-inf, exprnn, scornn, rgd, and cwy:L with L reflections. All have the same sizes,
+batches, learning rate and budget: --epochs or --minutes, whichever ends first; the minutes include measuring the
+validation loss. The test sentences see the weights that were best there.
 
 Multi30k is read from $MNVI_DATA/multi30k. Tatoeba's pairs (manythings.org/anki has them tab-separated) are lower-cased,
 lose their accents, and are split 80 to 20 by the seed. Perplexity is the exponential of the cross-entropy of a target
@@ -43,7 +44,7 @@ from sentences import Corpus, Encoded, Vocabulary
 from seq2seq import GATED, UNITS, Seq2Seq, kernel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, Optimizer
-from training import Best, finished, train
+from training import Best, finished, report, train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import RiemannianSGD
@@ -63,6 +64,7 @@ class Settings:
     limit: int = option(None, "train on only the first so many pairs")
     hidden: int = option(256, "N, states of encoder and decoder each; published 1024")
     embedding: int = option(256, "features of a word")
+    nonlinearity: Literal["tanh", "relu", "abs"] = option("tanh", "of orthogonal units; published abs")
     batch_size: int = option(64, "sentences a step")
     lr: float = option(1e-3, "Adam's rate; published 1e-2")
     kernel_lr: float = option(1e-3, "rate of rgd's steps of the kernels")
@@ -111,7 +113,7 @@ def run(method: str, corpus: Corpus, settings: Settings, folder: Path) -> None:
     pairs = corpus.train[: settings.limit]
     source, target = (Vocabulary((pair[side] for pair in pairs), settings.min_count) for side in (0, 1))
     training, validation, test = (Encoded(part, source, target) for part in (pairs, corpus.validation, corpus.test))
-    model = Seq2Seq(method, len(source), len(target), settings.embedding, settings.hidden)
+    model = Seq2Seq(method, len(source), len(target), settings.embedding, settings.hidden, settings.nonlinearity)
     model = model.to(command_line.device(settings.device))
     best = Best(model)
     optimisers = _optimisers(model, settings)
@@ -120,7 +122,7 @@ def run(method: str, corpus: Corpus, settings: Settings, folder: Path) -> None:
     order: dict[int, list[list[int]]] = {}  # batches of the present epoch
 
     def step(i: int) -> dict[str, float]:
-        start = time.perf_counter()
+        start = time.thread_time()
         epoch, batch = divmod(i, epoch_steps)
         if epoch not in order:
             order.clear()
@@ -133,7 +135,7 @@ def run(method: str, corpus: Corpus, settings: Settings, folder: Path) -> None:
         clip_grad_norm_(model.parameters(), settings.clip)
         for optimiser in optimisers.values():
             optimiser.step()
-        row = {"loss": loss.item(), "seconds": time.perf_counter() - start}
+        row = {"loss": loss.item(), "seconds": time.thread_time() - start}
         if not math.isfinite(row["loss"]):
             raise ValueError(f"the loss of {method} is {row['loss']} at step {i + 1}; give a lower --lr or --clip")
         if (i + 1) % every == 0 or i + 1 == total:
@@ -220,15 +222,12 @@ def collect(folder: Path) -> dict:
             f"test: cross-entropy {test['cross-entropy']:.3f}, perplexity {test['perplexity']:.2f}, "
             f"accuracy {test['accuracy']:.1f} %"
         )
-    result = {"runs": runs}
+    winner = min(runs.values(), key=lambda each: each["test"]["cross-entropy"], default={"translations": []})
+    for each in winner["translations"]:
+        print("", *(f"{key:9} {' '.join(each[key])}" for key in ("source", "reference", "output")), sep="\n")
     if runs:
-        winner = min(runs.values(), key=lambda each: each["test"]["cross-entropy"])
-        for each in winner["translations"]:
-            print("", *(f"{key:9} {' '.join(each[key])}" for key in ("source", "reference", "output")), sep="\n")
-        checkpoints.write(folder / "translation.png", lambda path: figure(path, runs, winner))
-        checkpoints.write_json(folder / "result.json", result)
-        print(f"\ntranslated by {winner['method']}; in {folder}: result.json, translation.png")
-    return result
+        print(f"\ntranslated by {winner['method']}")
+    return report(folder, "translation", {"runs": runs}, lambda path: figure(path, runs, winner))
 
 
 def figure(path: Path, runs: dict[str, dict], winner: dict) -> None:

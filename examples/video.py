@@ -36,7 +36,7 @@ from convolutional import METHODS, Network, optimisers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
-from training import Best, finished, train
+from training import Best, finished, report, train
 
 DEFAULTS = {
     "digits": {"width": 4, "batch_size": 4, "frames": 10, "minutes": 1.0},
@@ -199,14 +199,9 @@ def collect(folder: Path) -> dict:
             f"{name:12} {each['iterations']:6} iterations {each['seconds']:6.0f} s {each['parameters']:9,} parameters"
             f"   absolute error of a frame: validation {each['validation error']:.2f}, test {each['test error']:.2f}"
         )
-    result = {"runs": runs}
-    if runs:
-        for name, error in next(iter(runs.values()))["baselines"].items():
-            print(f"{name:12} {'test':>64} {error:.2f}")
-        checkpoints.write(folder / "video.png", lambda path: figure(path, folder, runs))
-        checkpoints.write_json(folder / "result.json", result)
-        print(f"in {folder}: result.json, video.png")
-    return result
+    for name, error in next(iter(runs.values()), {"baselines": {}})["baselines"].items():
+        print(f"{name:12} {'test':>64} {error:.2f}")
+    return report(folder, "video", {"runs": runs}, lambda path: figure(path, folder, runs))
 
 
 COLORS = {name: f"C{i}" for i, name in enumerate(METHODS[:10])} | {"convlstm": "black"}

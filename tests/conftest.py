@@ -1,5 +1,7 @@
 """What the test files share: the tables of cases, the dense oracle, tolerances and z-scores."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import settings
@@ -75,6 +77,15 @@ def assert_close(actual, expected, c=100.0):
     bound = c * max(expected.numel(), 10) * torch.finfo(actual.dtype).eps
     scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
     torch.testing.assert_close(actual, expected, rtol=0, atol=bound * scale)
+
+
+def assert_refused(program, options, message, folder, capsys):
+    """The command line ``program(folder, *options)`` stops with a usage error like ``message`` and makes no folder."""
+    with pytest.raises(SystemExit) as stopped:
+        program(folder, *options)
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not folder.exists()
 
 
 def free_entries(module):

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import cases
+from conftest import assert_refused, cases
 from PIL import Image
 from torch import nn
 
@@ -249,11 +249,7 @@ BAD_OPTIONS = {
 
 @cases("options, message", BAD_OPTIONS)
 def test_bad_options_are_refused_before_anything_is_done(tmp_path, capsys, options, message):
-    with pytest.raises(SystemExit) as stopped:
-        run(tmp_path / "out", *options)
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert_refused(run, options, message, tmp_path / "out", capsys)
 
 
 def test_an_unwritable_folder_is_found_before_training(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import cases, randomise
+from conftest import assert_refused, cases, randomise
 from PIL import Image
 
 import mnvi
@@ -194,11 +194,7 @@ BAD_OPTIONS = {
 
 @cases("options, message", BAD_OPTIONS)
 def test_bad_options_are_refused_before_anything_is_done(tmp_path, capsys, options, message):
-    with pytest.raises(SystemExit) as stopped:
-        run(tmp_path / "out", *options)
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert_refused(run, options, message, tmp_path / "out", capsys)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch):

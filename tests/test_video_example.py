@@ -2,14 +2,13 @@
 
 import json
 import math
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import cases
+from conftest import assert_refused, cases
 from PIL import Image
 
 from mnvi.manifolds import Stiefel
@@ -337,11 +336,7 @@ BAD_OPTIONS = {
 
 @cases("options, message", BAD_OPTIONS)
 def test_bad_options_are_refused_before_anything_is_done(tmp_path, capsys, options, message):
-    with pytest.raises(SystemExit) as stopped:
-        run(tmp_path / "out", "tcwy", *options)
-    assert stopped.value.code == 2
-    assert re.search(message, capsys.readouterr().err)
-    assert not (tmp_path / "out").exists()
+    assert_refused(run, ["tcwy", *options], message, tmp_path / "out", capsys)
 
 
 def test_an_even_kernel_is_refused(tmp_path):
