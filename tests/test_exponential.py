@@ -107,6 +107,17 @@ def test_second_derivatives(make, dtype):
     assert gradgradcheck(exponential, a)
 
 
+@pytest.mark.parametrize("dtype", [REAL, COMPLEX], ids=["real", "complex"])
+@pytest.mark.parametrize("scale", [0.1, 6.0])
+def test_the_skew_part_of_the_gradient_is_enough_for_a_matrix_made_skew(dtype, scale):
+    def short(x):
+        return exponential(x - x.mH, tangent=True)
+
+    x = (scale * torch.randn(2, 3, 3, dtype=dtype)).requires_grad_()
+    assert gradcheck(short, x)
+    assert gradgradcheck(short, x)
+
+
 def test_third_derivative():
     a = gaussian(2, 1.0).requires_grad_()
     direction, total = torch.randn(2, 2, dtype=REAL), exponential(a).sum()
@@ -213,6 +224,10 @@ def test_three_products_for_each_of_the_polynomial_and_each_squaring(norm, corne
     with Products() as counter:
         exponential(a).sum().backward()
     assert counter.count == products
+    if corner < 0:
+        with Products() as counter:
+            exponential(a, tangent=True).sum().backward()
+        assert counter.count == products - 1
 
 
 def test_works_without_gradients_and_under_functorch():

@@ -9,7 +9,8 @@ exp(a) = p(a/2ˢ)^(2ˢ) with a polynomial p of degree 16 in four products (Sastr
 fourteen coefficients are free, which is enough to agree with the Taylor series up to degree 15. Where all a are
 skew-Hermitian, only their spectrum on the imaginary axis matters, and p is instead the one that agrees with the
 Chebyshev series of exp on [−iθ, iθ] up to degree 13; it reaches nearly twice as far. Its derivative there is that of
-exp in all directions, not only in skew ones. Forward 4 + s products, backward twice as many.
+exp in all directions, not only in skew ones. Forward 4 + s products, backward twice as many, or one less where only
+the skew-Hermitian part of the gradient is wanted.
 """
 
 import math
@@ -51,7 +52,7 @@ _CHEBYSHEVS = {
 # fmt: on
 
 
-def exponential(a: Tensor, name: str = "the argument of the exponential") -> Tensor:
+def exponential(a: Tensor, name: str = "the argument of the exponential", *, tangent: bool = False) -> Tensor:
     """exp(a) of square matrices of any norm, differentiable to any order.
 
     Where all matrices of a batch are skew-Hermitian, exactly, the results are unitary to rounding however large they
@@ -62,6 +63,8 @@ def exponential(a: Tensor, name: str = "the argument of the exponential") -> Ten
     Args:
         a: shape (..., n, n), real or complex, float32 or float64.
         name: what an error message calls ``a``.
+        tangent: a is skew-Hermitian because it was made so, as x − xᴴ: only the skew-Hermitian part of its gradient is
+            computed.
 
     Returns:
         The exponential, of the same shape.
@@ -79,14 +82,14 @@ def exponential(a: Tensor, name: str = "the argument of the exponential") -> Ten
         raise ValueError(f"{name} must have a dtype of {REAL + COMPLEX}, got {a.dtype}")
     if torch.compiler.is_compiling() or not a.numel():
         return torch.linalg.matrix_exp(a)
-    return _Exponential.apply(a.reshape(-1, *a.shape[-2:]), name)[0].reshape(a.shape)  # type: ignore[index]
+    return _Exponential.apply(a.reshape(-1, *a.shape[-2:]), name, tangent)[0].reshape(a.shape)  # type: ignore[index]
 
 
 class _Exponential(Function):
     """a ↦ exp(a), and what its derivative is made from: see ``_evaluate``."""
 
     @staticmethod
-    def forward(a: Tensor, name: str) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(a: Tensor, name: str, tangent: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
         with full_precision(a):
             return _evaluate(a, name)
 
@@ -94,37 +97,43 @@ class _Exponential(Function):
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(inputs[0], *output[1:])
+        ctx.tangent = inputs[2]
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_):  # type: ignore[override]
         a, *stages = ctx.saved_tensors
-        return None if grad is None else _Derivative.apply(a, grad, *stages), None
+        return None if grad is None else _Derivative.apply(a, grad, ctx.tangent, *stages), None, None
 
 
 class _Derivative(Function):
-    """a, g ↦ L(aᴴ, g), the adjoint of exp's derivative at a applied to g, from the stages of exp(a)."""
+    """a, g ↦ L(aᴴ, g), the adjoint of exp's derivative at a applied to g, from the stages of exp(a).
+
+    Where ``tangent``, something whose skew-Hermitian part is that of L(aᴴ, g).
+    """
 
     @staticmethod
-    def forward(a: Tensor, grad: Tensor, *stages: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(a: Tensor, grad: Tensor, tangent: bool, *stages: Tensor) -> Tensor:  # type: ignore[override]
         with full_precision(a):
-            return _differentiate(a, grad, *stages)
+            return _differentiate(a, grad, tangent, *stages)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.num_stages = len(inputs) - 2
+        ctx.num_stages, ctx.tangent = len(inputs) - 3, inputs[2]
         ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         """L(aᴴ, g) is the upper right block of exp of [[aᴴ, g], [0, aᴴ]] (Mathias, 1996)."""
         a, g = ctx.saved_tensors
+        if ctx.tangent:
+            grad = (grad - grad.mH) / 2
         n, zero = a.shape[-1], torch.zeros_like(a)
         blocks = torch.cat([torch.cat([a.mH, g], -1), torch.cat([zero, a.mH], -1)], -2)
         corner = torch.cat([torch.cat([zero, grad], -1), torch.cat([zero, zero], -1)], -2)
-        _, *stages = _Exponential.apply(blocks, "a derivative of the exponential")  # type: ignore[misc]
-        result = _Derivative.apply(blocks, corner, *stages)
-        return (result[..., :n, :n] + result[..., n:, n:]).mH, result[..., :n, n:], *[None] * ctx.num_stages  # type: ignore[index]
+        _, *stages = _Exponential.apply(blocks, "a derivative of the exponential", False)  # type: ignore[misc]
+        result = _Derivative.apply(blocks, corner, False, *stages)
+        return (result[..., :n, :n] + result[..., n:, n:]).mH, result[..., :n, n:], *[None] * (1 + ctx.num_stages)  # type: ignore[index]
 
 
 def _evaluate(a: Tensor, name: str) -> tuple[Tensor, ...]:
@@ -156,8 +165,14 @@ def _evaluate(a: Tensor, name: str) -> tuple[Tensor, ...]:
     return x, doublings, coefficients, square, right0, left1, right1, left2, right2, *squared
 
 
-def _differentiate(a: Tensor, grad: Tensor, doublings: Tensor, coefficients: Tensor, *stages: Tensor) -> Tensor:
-    """The adjoint of the derivative, each product XY of ``_evaluate`` giving GYᴴ to X and XᴴG to Y."""
+def _differentiate(
+    a: Tensor, grad: Tensor, tangent: bool, doublings: Tensor, coefficients: Tensor, *stages: Tensor
+) -> Tensor:
+    """The adjoint of the derivative, each product XY of ``_evaluate`` giving GYᴴ to X and XᴴG to Y.
+
+    The gradient S of a² gives Saᴴ + aᴴS to a. For a skew-Hermitian a the skew-Hermitian part of that is the one of
+    (S + Sᴴ)aᴴ, which is enough where ``tangent``.
+    """
     square, right0, left1, right1, left2, right2, *squared = stages
     g, c = grad, coefficients.tolist()
     for done in reversed(range(len(squared))):
@@ -175,11 +190,13 @@ def _differentiate(a: Tensor, grad: Tensor, doublings: Tensor, coefficients: Ten
     right = square.mH @ g0
     g_square.baddbmm_(g0, right0.mH).add_(right, alpha=c[0])
     g_a.add_(right, alpha=c[1])
-    if not squared:
-        return g_a.baddbmm_(g_square, a.mH).baddbmm_(a.mH, g_square)
-    scale = _scale(a, doublings)
-    ah = (a * scale).mH
-    return g_a.baddbmm_(g_square, ah).baddbmm_(ah, g_square).mul_(scale)
+    scale = _scale(a, doublings) if squared else 1.0
+    ah = (a * scale if squared else a).mH
+    if tangent:
+        g_a.baddbmm_(g_square + g_square.mH, ah)
+    else:
+        g_a.baddbmm_(g_square, ah).baddbmm_(ah, g_square)
+    return g_a.mul_(scale) if squared else g_a
 
 
 def _plan(a: Tensor, square: Tensor, name: str) -> tuple[Tensor, Tensor, bool]:

@@ -79,7 +79,7 @@ def geodesic(x: Tensor, v: Tensor, beta: float = 0.5) -> Tensor:
     Sources: Edelman, Arias & Smith (1998), sections 2.2 and 2.4; Zimmermann & Hüper (2022), whose α is 1/(2β) − 1.
     """
     if _square(x):
-        return corrected(times_exponential(x, skew(x.mH @ v)))
+        return corrected(x @ exponential(skew(x.mH @ v), "a tangent vector", tangent=True))
     both, gram, a, s = _span(x, v)
     if not within(s, LIMIT, traced=True):
         return _in_frame(x, v, times_exponential, beta)

@@ -41,7 +41,7 @@ class Exponential(GroupParametrization):
         return 0 if self.determinant == 1 else 1
 
     def phi(self, a: Tensor) -> Tensor:
-        return exponential(a)
+        return exponential(a, tangent=True)
 
     def inverse(self, q: Tensor) -> Tensor:
         return logarithm(q)
