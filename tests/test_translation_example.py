@@ -372,7 +372,7 @@ def test_the_clock_ends_a_run_and_a_longer_one_goes_on(tmp_path, no_figure):
     assert short["steps"] == 1
     assert len(short["curve"]["validation"]) == 1
     assert run(tmp_path, "--methods", "rnn")["runs"]["rnn"]["steps"] == 3
-    with pytest.raises(ValueError, match=r"other settings: lr 0.001 \(now 0.1\).*--restart"):
+    with pytest.raises(ValueError, match=r"other settings: lr 0.003 \(now 0.1\).*--restart"):
         run(tmp_path, "--methods", "rnn", "--lr", "0.1")
     run(tmp_path, "--methods", "rnn", "--lr", "0.1", "--restart")
     assert list(run(tmp_path, "--methods", "")["runs"]) == ["rnn"]
