@@ -57,11 +57,13 @@ def names(text: str, choices: Sequence[str]) -> list[str]:
 
 
 def at_least(settings: Any, limits: Mapping[str, float]) -> None:
-    """Raise ValueError if a field of ``settings`` that is not None is below its limit, or NaN."""
+    """Raise ValueError if a field of ``settings`` that is not None is below its limit, or NaN; or a bad ``seed``."""
     for name, least in limits.items():
         value = getattr(settings, name)
         if value is not None and not value >= least:
             raise ValueError(f"{name} must be at least {least:g}, got {value}")
+    if not 0 <= settings.seed < 2**32:
+        raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {settings.seed}")
 
 
 def device(name: str) -> torch.device:

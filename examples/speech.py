@@ -92,7 +92,6 @@ LEAST = {
     "epochs": 1,
     "minutes": 1e-9,
     "batch_size": 1,
-    "seed": 0,
     "threads": 1,
     **dict.fromkeys(RATES, 1e-12),
 }

@@ -439,6 +439,16 @@ def test_gradients_by_finite_differences(make, dtype):
     assert torch.autograd.gradcheck(chain[0], inputs)
 
 
+@pytest.mark.filterwarnings("ignore:Complex modules")
+@pytest.mark.parametrize("make", [Exponential, lambda: CWY(3), TCWY, Trivialization])
+def test_a_weight_cannot_become_complex_afterwards(make):
+    linear = mnvi.constrain(nn.Linear(4, 4), "weight", make()).to(torch.complex64)
+    with pytest.raises(TypeError, match=r"made real or complex; convert it before mnvi.constrain"):
+        _ = linear.weight
+    with pytest.raises(TypeError, match="made real or complex"):
+        multiply(linear, "weight", torch.randn(2, 4, dtype=torch.complex64))
+
+
 def test_second_derivatives_raise_where_there_are_none():
     for make in (lambda: CWY(4), lambda: Householder(3), TCWY, lambda: EUNN(3)):
         linear = moved(mnvi.constrain(nn.Linear(4, 4, dtype=torch.float64), "weight", make()))

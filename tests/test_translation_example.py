@@ -394,6 +394,8 @@ BAD_OPTIONS = {
     "lr": (["--lr", "nan"], "lr must be at least 1e-12, got nan"),
     "clip": (["--clip", "0"], "clip must be at least 1e-12, got 0"),
     "epochs": (["--epochs", "0"], "epochs must be at least 1, got 0"),
+    "seed": (["--seed", "99999999999"], "seed must be from 0 to 4294967295, got 99999999999"),
+    "alias": (["--methods", "cwy:03"], "cwy:L needs 1 to 8"),
     "data": (["--data", "wmt14"], "invalid choice: 'wmt14'"),
     "kind": (["--hidden", "many"], "invalid int value: 'many'"),
 }

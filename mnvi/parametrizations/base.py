@@ -42,6 +42,7 @@ class Parametrization(nn.Module, ABC):
         self.init = one_of("init", init, INITIALISERS)
         self.layout: Layout | None = None
         self._start: Originals | None = None
+        self._complex: tuple[bool, ...] | None = None  # which of the originals are
 
     @abstractmethod
     def check_shape(self, size: Size) -> None:
@@ -83,7 +84,7 @@ class Parametrization(nn.Module, ABC):
 
     def forward(self, *originals: Tensor) -> Tensor:
         with full_precision(originals[0]):
-            return self._attached().weight(self.matrix(*originals))
+            return self._attached(originals).weight(self.matrix(*originals))
 
     def right_inverse(self, weight: Tensor) -> Originals:
         """Unconstrained tensors of a weight on the manifold.
@@ -105,7 +106,7 @@ class Parametrization(nn.Module, ABC):
 
     def multiply(self, x: Tensor, *originals: Tensor) -> Tensor:
         """``x @ weight.mT`` for rows x of shape (..., in), as a linear layer has it."""
-        layout = self._attached()
+        layout = self._attached(originals)
         if len(layout.size) > 2:
             raise ValueError(f"multiply needs a single matrix, got a batch of shape {layout.shape}")
         if x.dim() == 0 or x.shape[-1] != layout.flat[-1]:
@@ -127,9 +128,11 @@ class Parametrization(nn.Module, ABC):
         """What a recurrent layer multiplies by at each step, made once a sequence: Q; or U, P where Q = I − UᵀP."""
         return (self.forward(*originals),)
 
-    def _attached(self) -> Layout:
+    def _attached(self, originals: tuple[Tensor, ...] = ()) -> Layout:
         if self.layout is None:
             raise ValueError(f"{self} is not attached to a weight: use mnvi.constrain(module, name, parametrization)")
+        if originals and self._complex and self._complex != tuple(each.is_complex() for each in originals):
+            raise TypeError(f"the weight of {self} was made real or complex; convert it before mnvi.constrain")
         return self.layout
 
     def extra_repr(self) -> str:

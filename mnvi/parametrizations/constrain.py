@@ -62,6 +62,9 @@ def constrain(
     try:
         with torch.no_grad(), full_precision(weight):
             parametrization._start = _start(parametrization, layout.matrix(weight), start, generator)
+            first = parametrization._start
+            originals = first if isinstance(first, tuple) else (first,)
+            parametrization._complex = tuple(each.is_complex() for each in originals)
         parametrize.register_parametrization(module, name, parametrization)
     except BaseException:
         parametrization.layout = None

@@ -31,6 +31,8 @@ class EUNN(Parametrization):
     The phase stands in the first column of its block. In the first row, where Jing et al. print it, D would absorb the
     phases of F₁, and n layers would miss U(n) by n − 1 dimensions.
 
+    Differentiable once.
+
     Args:
         layers: L.
         determinant: 1 or −1, of a real weight.
