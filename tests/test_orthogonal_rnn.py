@@ -309,3 +309,10 @@ def test_further_and_foreign_parametrizations_of_a_kernel_count():
 def test_complex_input_is_refused_by_a_real_layer():
     with pytest.raises(TypeError, match="complex"):
         build()(data(4, 2, 3, dtype=torch.complex128))
+
+
+@pytest.mark.parametrize(("nonlinearity", "std"), [("tanh", (3 * 300) ** -0.5), ("modrelu", (2 / 200) ** 0.5)])
+def test_the_variance_that_input_maps_start_with(nonlinearity, std):
+    rnn = OrthogonalRNN(200, 300, kernel=CWY(2), nonlinearity=nonlinearity)
+    assert rnn.inputs[0].weight.std().item() == pytest.approx(std, rel=0.02)
+    assert not any(parameter.any() for name, parameter in rnn.inputs.named_parameters() if name.endswith("bias"))

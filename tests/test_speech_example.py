@@ -383,5 +383,5 @@ def test_bad_options_are_refused_before_anything_is_done(tmp_path, capsys, optio
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, no_figure):
     run(tmp_path, "--methods", "lstm", "--epochs", "1")
-    with pytest.raises(ValueError, match=r"lr 0.001 \(now 0.01\)"):
+    with pytest.raises(ValueError, match=r"lr 0.003 \(now 0.01\)"):
         run(tmp_path, "--methods", "lstm", "--gated-lr", "0.01")

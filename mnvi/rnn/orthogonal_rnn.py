@@ -38,7 +38,8 @@ class OrthogonalRNN(nn.Module):
 
     The output must not be edited in place before the backward pass, which is differentiable once.
 
-    The input map starts Kaiming-normal, the bias of modReLU uniform on (−0.01, 0.01), as in the reference experiments.
+    The input map starts Kaiming-normal, the bias of modReLU uniform on (−0.01, 0.01), as in the reference experiments;
+    where the nonlinearity is tanh, the map starts normal with nn.RNN's variance, 1/(3n), so that tanh is not saturated.
 
     Raises:
         TypeError, ValueError: an argument is none of these, the input does not fit, a sequence has no steps, or there
@@ -87,8 +88,13 @@ class OrthogonalRNN(nn.Module):
 
     def reset_parameters(self) -> None:
         """The initial input maps and biases; kernels stay as they are."""
-        for parameter in self.inputs.parameters():
-            nn.init.kaiming_normal_(parameter) if parameter.dim() > 1 else nn.init.zeros_(parameter)
+        for linear in self.inputs:
+            if self.nonlinearity == "tanh":
+                nn.init.normal_(linear.weight, std=(3 * self.hidden_size) ** -0.5)  # type: ignore[arg-type]
+            else:
+                nn.init.kaiming_normal_(linear.weight)  # type: ignore[arg-type]
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
         for threshold in self.thresholds:
             nn.init.uniform_(threshold, -0.01, 0.01)
 
