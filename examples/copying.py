@@ -195,11 +195,13 @@ def collect(folder: Path) -> dict:
             for i in sorted(kept)
         }
     for name, each in runs.items():
-        last = each["loss"][-100:]
-        mean = sum(last) / len(last)
+        loss, tenth = each["loss"], each["baseline"] / 10
+        median = float(np.median(loss[-100:]))
+        below = next((i for i in range(100, len(loss) + 1) if np.median(loss[i - 100 : i]) < tenth), None)
         print(
-            f"{name:18} {len(each['loss']):5} iterations {each['seconds']:6.0f} s {each['parameters']:7,} parameters   "
-            f"mean of the last {len(last)} losses {mean:.3g} = {mean / each['baseline']:.3g} of the baseline"
+            f"{name:18} {len(loss):5} iterations {each['seconds']:6.0f} s {each['parameters']:7,} parameters   "
+            f"median of the last {len(loss[-100:])} {median:.3g} = {median / each['baseline']:.3g} of the baseline"
+            + (f"; below a tenth of it after {below} iterations" if below else "")
         )
     for i, shares in result.get("derivatives", {}).items():
         print(
