@@ -30,7 +30,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from command_line import option, parse
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from recurrent import GATED, METHODS, POINTS, Network, adaptive, parameters
@@ -211,7 +210,7 @@ def collect(folder: Path) -> dict:
     return report(folder, "copying", result, lambda path: figure(path, runs, kept))
 
 
-COLORS = dict(zip(METHODS, colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
+COLORS = {name: f"C{i % 10}" for i, name in enumerate(METHODS)}
 
 
 def figure(path: Path, runs: dict[str, dict], kept: dict[int, np.ndarray]) -> None:
@@ -232,11 +231,13 @@ def _losses(axes: Axes, runs: dict[str, dict]) -> None:
     for name, each in runs.items():
         loss = np.array(each["loss"])
         width = max(1, len(loss) // 200)
-        smooth = np.convolve(loss, np.full(width, 1 / width), "valid")
-        axes.semilogy(np.arange(width, len(loss) + 1), smooth, color=COLORS[name], label=name)
+        median = np.median(np.lib.stride_tricks.sliding_window_view(loss, width), -1)
+        axes.semilogy(np.arange(1, len(loss) + 1), loss, color=COLORS[name], linewidth=0.5, alpha=0.5)
+        axes.semilogy(np.arange(width, len(loss) + 1), median, color=COLORS[name], label=name)
     baseline = next(iter(runs.values()))["baseline"]
     axes.axhline(baseline, color="black", linestyle=":", linewidth=1)
-    axes.annotate("no memory", (0.01, baseline), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
+    where = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "top"}
+    axes.annotate("no memory", (0.99, 0.93 * baseline), fontsize=9, **where)
     axes.set(xlabel="iteration", ylabel="loss (nats a step)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
