@@ -29,6 +29,8 @@ class Parametrization(nn.Module, ABC):
     Every use of the weight maps anew, but inside ``with torch.nn.utils.parametrize.cached():`` the first is kept, and
     :class:`mnvi.rnn.OrthogonalRNN` maps once a sequence.
 
+    A real weight cannot become complex later, nor the reverse; torch.vmap and torch.jit.script are not supported.
+
     A subclass writes ``check_shape``, ``manifold``, ``matrix``, ``coordinates`` and ``draw``.
 
     Args:
