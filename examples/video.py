@@ -243,7 +243,8 @@ def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
 def _finish(axes: Axes, runs: dict[str, dict], label: str) -> None:
     baseline = next(iter(runs.values()))["baselines"]["last frame"]
     axes.axhline(baseline, color="black", linestyle=":", linewidth=1)
-    axes.annotate("last frame again", (0.01, baseline), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
+    where = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+    axes.annotate("last frame again", (0.99, baseline), fontsize=9, **where)
     axes.set(xlabel=label, xlim=(0, None))
     axes.grid(alpha=0.3)
 
