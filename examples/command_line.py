@@ -50,7 +50,7 @@ def names(text: str, choices: Sequence[str]) -> list[str]:
     Raises:
         ValueError: one is not among ``choices``.
     """
-    found = [name for name in text.split(",") if name]
+    found = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := sorted(set(found) - set(choices)):
         raise ValueError(f"methods must be of {', '.join(choices)}, got {', '.join(unknown)}")
     return found

@@ -1,6 +1,6 @@
 """The copying problem: remember K letters over L blank steps, with orthogonal kernels, coordinate descent, an LSTM.
 
-    python examples/copying.py                               # L = 50, a few minutes: what the problem is
+    python examples/copying.py                               # L = 50, some minutes a method: what the problem is
     python examples/copying.py --length 1000 --methods dtriv100,exprnn,cwy,lstm --out runs/copying      # as published
     python examples/copying.py --length 1000 --methods rgd,srcd-u,srcd-gs,block-gs --out runs/copying
 
@@ -48,7 +48,7 @@ TRANSIENT = ("methods", "device", "threads", "out", "restart")  # what a checkpo
 class Settings:
     """Everything that a result depends on; each field is an option of the command line."""
 
-    methods: str = option("dtriv100,exprnn,cwy,lstm", f"what to run, of {', '.join(METHODS)}; none draws the figure")
+    methods: str = option("dtriv100,exprnn,cwy,lstm", f"what to run, of {', '.join(METHODS)}; '' only draws the figure")
     length: int = option(50, "L, the blanks to remember over")
     letters: int = option(10, "K, the letters to remember")
     hidden: int = option(190, "states of the recurrent layers")

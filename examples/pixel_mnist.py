@@ -8,7 +8,7 @@
 
 Settings of Lezcano-Casado (2019): batches of 128, RMSprop, rates 7e-4 and 7e-5, Cayley initialisation, 70 epochs,
 hidden 170, 360 or 512, the permutation of numpy's RandomState(92916). An epoch of 55,000 images at N = 170 takes some
-minutes on one core of a CPU; --minutes stops each method after so long. The published figures are the best test
+minutes on one core of a CPU; --minutes, of the processor, stops each method. The published figures are the best test
 accuracy of all epochs; here the last is given beside that of the epoch that is best on held-out training images.
 
 A killed run continues where it was. Methods may run at the same time into one folder; the figure shows all that are
@@ -41,13 +41,13 @@ from mnvi.optim import RiemannianSGD
 class Settings:
     """Everything that a result depends on; each field is an option of the command line."""
 
-    methods: str = option("dtriv100,cwy,lstm", f"what to train, of {', '.join(METHODS)}; none draws the figure")
+    methods: str = option("dtriv100,cwy,lstm", f"what to train, of {', '.join(METHODS)}; '' only draws the figure")
     data: Literal["digits", "mnist", "fashion_mnist"] = option("mnist", "images to classify")
     permuted: bool = option(False, "permute the pixels")
     hidden: int = option(170, "states of the recurrent layers")
     lstm_hidden: int = option(None, "states of the LSTM, GRU and plain RNN (default: as many parameters as dtriv)")
     epochs: int = option(70, "passes over the training images")
-    minutes: float = option(math.inf, "stop each method after so long")
+    minutes: float = option(math.inf, "of the processor, after which each method stops")
     batch_size: int = option(128, "training images a step")
     lr: float = option(7e-4, "rate of ordinary parameters")
     kernel_lr: float = option(7e-5, "rate of what the orthogonal kernel is made from")

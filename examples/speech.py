@@ -60,7 +60,7 @@ class Settings:
     """Everything that a result depends on; each field is an option of the command line."""
 
     methods: str = option(
-        "dtriv100,exprnn,cwy,lstm,rnn", f"what to run, of {', '.join(METHODS)}; none draws the figure"
+        "dtriv100,exprnn,cwy,lstm,rnn", f"what to run, of {', '.join(METHODS)}; '' only draws the figure"
     )
     data: Literal["tones", "fsdd", "timit"] = option("fsdd", "gliding tones, spoken digits or TIMIT")
     folder: str | None = option(None, "with the recordings (default: $MNVI_DATA for fsdd, $MNVI_DATA/timit for timit)")
@@ -68,7 +68,7 @@ class Settings:
     hidden: int = option(224, "states of a layer with an orthogonal kernel")
     nonlinearity: Literal["modrelu", "tanh", "relu", "abs"] = option("tanh", "of such a layer; published modrelu")
     epochs: int = option(1200, "passes over the training recordings, at most")
-    minutes: float = option(5.0, "for each method, at most")
+    minutes: float = option(5.0, "of the processor, for each method, at most")
     batch_size: int = option(128, "recordings a step")
     lr: float = option(3e-3, "rate of ordinary parameters; published 1e-3")
     kernel_lr: float = option(1e-3, "rate of what the orthogonal kernel is made from; published 1e-4")
@@ -264,7 +264,7 @@ def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
     by_epoch, by_time = upper.subplots(1, 2, sharey=True)
     for name, each in runs.items():
         _curves(by_epoch, by_time, name, each)
-    for axes, label in ((by_epoch, "epoch"), (by_time, "minutes")):
+    for axes, label in ((by_epoch, "epoch"), (by_time, "minutes of the processor")):
         axes.set(xlabel=label, xlim=(0, None), yscale="log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

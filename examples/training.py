@@ -3,8 +3,11 @@
 import copy
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 SAVE_SECONDS = 60.0  # between two checkpoints
+SECONDS = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of the processor{postfix}"  # a bar that shows these, not steps
 
 
 def train(
@@ -28,6 +32,8 @@ def train(
 ) -> dict:
     """Call ``step(i)`` for every i below ``total`` that no earlier run has done.
 
+    The state is saved every minute, and after the step that is being taken when Ctrl-C or SIGTERM comes.
+
     Args:
         checkpoint: file for the state of the ``parts`` and of torch's random numbers.
         parts: whatever has a ``state_dict``: model, optimisers.
@@ -40,24 +46,56 @@ def train(
 
     Returns:
         ``"history"``, what the steps returned, in order, and ``"seconds"``, the processor's time they took.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM.
     """
     if restart:
         checkpoint.unlink(missing_ok=True)
     progress = checkpoints.resume(checkpoint, parts, settings) or {"history": [], "seconds": 0.0}
     history, saved = progress["history"], time.perf_counter()
-    with tqdm(total=total, initial=len(history), desc=title, mininterval=0.5) as bar:
-        while len(history) < total and progress["seconds"] < 60 * minutes:
+    timed = minutes < math.inf
+    spent = min(progress["seconds"], 60 * minutes)
+    scale: dict = {"total": 60 * minutes, "initial": spent, "bar_format": SECONDS} if timed else {}
+    with (
+        _ending() as signals,
+        tqdm(**{"total": total, "initial": len(history), **scale}, desc=title, mininterval=0.5) as bar,
+    ):
+        while len(history) < total and progress["seconds"] < 60 * minutes and not signals:
             start = time.thread_time()
             history.append(step(len(history)))
-            progress["seconds"] += time.thread_time() - start
+            taken = time.thread_time() - start
+            progress["seconds"] += taken
             now = time.perf_counter()
-            bar.update()
-            bar.set_postfix({key: f"{value:.4g}" for key, value in history[-1].items()}, refresh=False)
+            bar.update(min(taken, bar.total - bar.n) if timed else 1)
+            shown = {"step": len(history)} if timed else {}
+            bar.set_postfix({**shown, **{k: f"{v:.4g}" for k, v in history[-1].items()}}, refresh=False)
             if now - saved > SAVE_SECONDS:
                 checkpoints.save(checkpoint, parts, settings, progress)
                 saved = now
     checkpoints.save(checkpoint, parts, settings, progress)
+    if signals:
+        raise KeyboardInterrupt
     return progress
+
+
+@contextmanager
+def _ending() -> Iterator[list[int]]:
+    """The signals to end that have come: the first SIGINT or SIGTERM is only noted, so that a step can be finished."""
+    came: list[int] = []
+
+    def note(number: int, _) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    heard = threading.current_thread() is threading.main_thread()
+    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)} if heard else {}
+    try:
+        yield came
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def finished(folder: Path, methods: Sequence[str], settings: dict | None = None) -> dict[str, dict]:
@@ -78,7 +116,7 @@ def finished(folder: Path, methods: Sequence[str], settings: dict | None = None)
             raise ValueError(f"{path} is not a result of this program ({error})") from error
         settings = saved if settings is None else settings
         if different := [key for key in saved if saved[key] != settings.get(key)]:
-            raise ValueError(f"{path} is of other settings ({', '.join(different)}); give another --out")
+            raise ValueError(f"{path} is of other settings ({', '.join(different)}); give another --out, or delete it")
     return runs
 
 

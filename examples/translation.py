@@ -59,7 +59,9 @@ SHOWN = 5  # test sentences whose translation is kept
 class Settings:
     """Everything that a result depends on; each field is an option of the command line."""
 
-    methods: str = option("rnn,gru,lstm,cwy:256,cwy:128,cwy:64", f"of {', '.join(UNITS)}, cwy:L; none draws the figure")
+    methods: str = option(
+        "rnn,gru,lstm,cwy:256,cwy:128,cwy:64", f"of {', '.join(UNITS)}, cwy:L; '' only draws the figure"
+    )
     data: Literal["multi30k", "numbers"] = option("multi30k", "Multi30k, or number words")
     pairs: str = option(None, "file of tab-separated pairs to translate instead")
     reverse: bool = option(False, "translate from the second language to the first")
@@ -73,7 +75,7 @@ class Settings:
     kernel_lr: float = option(1e-3, "rate of rgd's steps of the kernels")
     clip: float = option(1.0, "norm that a gradient is cut to")
     epochs: int = option(10, "passes over the training pairs at most")
-    minutes: float = option(6.0, "of each method at most")
+    minutes: float = option(6.0, "of the processor, for each method, at most")
     every: int = option(200, "steps between two measurements of the validation loss, an epoch's at most")
     seed: int = option(0, "of initial weights, batches and splits")
     threads: int = option(1, "CPU threads")
@@ -89,7 +91,7 @@ class Settings:
 
     @property
     def names(self) -> list[str]:
-        return [name for name in self.methods.split(",") if name]
+        return [name.strip() for name in self.methods.split(",") if name.strip()]
 
 
 SIZES = ("min_count", "limit", "hidden", "embedding", "batch_size", "epochs", "every", "threads")
@@ -243,7 +245,11 @@ def figure(path: Path, runs: dict[str, dict], winner: dict) -> None:
             axes.semilogy(
                 each["curve"][key], np.exp(each["curve"]["validation"]), color=colors[name], marker=".", label=name
             )
-        axes.set(xlabel=f"{key} of training", ylabel="validation perplexity", xlim=(0, None))
+        axes.set(
+            xlabel={"epochs": "epoch", "seconds": "seconds of the processor"}[key],
+            ylabel="validation perplexity",
+            xlim=(0, None),
+        )
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())

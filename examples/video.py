@@ -51,7 +51,9 @@ TRANSIENT = ("methods", "folder", "iterations", "minutes", "threads", "device", 
 class Settings:
     """Everything that a result depends on; each field is an option of the command line."""
 
-    methods: str = option("tcwy,zeros,glorot,convlstm", f"what to run, of {', '.join(METHODS)}; none draws the figure")
+    methods: str = option(
+        "tcwy,zeros,glorot,convlstm", f"what to run, of {', '.join(METHODS)}; '' only draws the figure"
+    )
     data: Literal["digits", "moving-mnist", "kth"] = option("digits", "films to predict")
     folder: str | None = option(None, "folder with the clips of kth (default: $MNVI_DATA/kth)")
     action: str | None = option(None, f"only this one of kth's actions: {', '.join(ACTIONS)}")
@@ -62,7 +64,9 @@ class Settings:
     lr: float = option(1e-3, "rate of Adam and Cayley Adam")
     rgd_lr: float = option(1e-4, "rate of Riemannian gradient descent")
     iterations: int = option(100_000, "steps at most")
-    minutes: float = option(None, "for each method (default: 1 for digits, 10 for moving-mnist, no limit for kth)")
+    minutes: float = option(
+        None, "of the processor, for each method (default: 1 for digits, 10 for moving-mnist, none for kth)"
+    )
     every: int = option(100, "steps between two validations")
     validation: int = option(64, "clips of bouncing digits to validate with")
     test: int = option(256, "clips of bouncing digits to test with")
@@ -226,7 +230,7 @@ def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
         by_step.plot(steps, errors, **options)
         by_time.plot(steps * each["seconds"] / each["iterations"] / 60, errors, **options)
     _finish(by_step, runs, "iteration")
-    _finish(by_time, runs, "minutes")
+    _finish(by_time, runs, "minutes of the processor")
     by_step.set_ylabel("absolute error of a frame, validation")
     by_time.legend(frameon=False)
     film = next(iter(films.values()))["film"]

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -169,6 +171,28 @@ def test_pixel_mnist_runs_and_resumes_to_the_same_result(tmp_path):
         assert len(run["epochs"]) == 1
         assert len(run["curve"]) == run["steps"]
     assert (tmp_path / "whole" / "pixel_mnist.png").stat().st_size > 10_000
+
+
+def test_a_signal_to_end_is_obeyed_after_the_step_and_the_state_saved(tmp_path):
+    model, before = nn.Linear(1, 1), signal.getsignal(signal.SIGTERM)
+
+    def step(i):
+        with torch.no_grad():
+            model.bias.fill_(i)
+        if i == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": float(i)}
+
+    arguments = (tmp_path / "state.pt", {"model": model}, {}, 6)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(*arguments, step, title="")
+    assert signal.getsignal(signal.SIGTERM) == before
+    with torch.no_grad():
+        model.bias.fill_(-1)
+    began = []
+    progress = training.train(*arguments, lambda i: began.append((i, model.bias.item())) or {"loss": i}, title="")
+    assert began == [(4, 3.0), (5, 3.0)]
+    assert [each["loss"] for each in progress["history"]] == [0, 1, 2, 3, 4, 5]
 
 
 def test_pixels_are_permuted_as_published_and_between_0_and_1():

@@ -141,13 +141,17 @@ class Parametrization(nn.Module, ABC):
         return f"init={self.init!r}"
 
 
-def check_determinant(matrix: Tensor, determinant: int, what: str) -> None:
-    """Raise ValueError unless the orthogonal matrices have this determinant."""
+def check_determinant(matrix: Tensor, determinant: int, what: str, cure: str) -> None:
+    """Raise ValueError unless the orthogonal matrices have this determinant; ``cure`` is what reaches the others."""
     if bool((torch.linalg.slogdet(matrix).sign != determinant).any()):
-        raise ValueError(f"{what} reaches orthogonal matrices of determinant {determinant}, got one of {-determinant}")
+        raise ValueError(f"{what} reaches determinant {determinant}, got one of {-determinant}, for which {cure}")
 
 
 def check_square(size: Size, what: str) -> None:
     """Raise ValueError unless ``size`` is (..., n, n), n ≥ 1."""
-    if len(size) < 2 or size[-1] != size[-2] or not size[-1]:
-        raise ValueError(f"{what} needs a square weight (..., n, n), got {tuple(size)}")
+    *_, n, p = size
+    if n != p or not n:
+        sides = f"sides of {n} and {p}"
+        raise ValueError(
+            f"{what} needs a square weight, got {sides}; TCWY, OWN and Trivialization(Stiefel()) take these"
+        )

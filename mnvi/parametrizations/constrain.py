@@ -54,7 +54,7 @@ def constrain(
         raise ValueError(f"{name!r} of {type(module).__name__} has a parametrization already")
     weight = getattr(module, name, None)
     if not isinstance(weight, nn.Parameter):
-        raise ValueError(f"{type(module).__name__} has no parameter {name!r}")
+        raise ValueError(f"{type(module).__name__} has no parameter {name!r} of its own")
     if weight.dim() < 2 or not weight.numel():
         raise ValueError(f"a constrained weight needs at least two dimensions, none 0, got shape {tuple(weight.shape)}")
     layout = Layout(tuple(weight.shape), kernel=isinstance(module, _ConvNd))
@@ -111,4 +111,4 @@ def _start(parametrization: Parametrization, matrix: Tensor, start: str, generat
     except ValueError as error:
         if start == "auto":
             return draw()
-        raise ValueError(f"{error}, or constrain it with start='nearest'") from None
+        raise ValueError(f"{error}; start='nearest' begins at the nearest matrix within reach") from None

@@ -133,7 +133,7 @@ class EUNN(Parametrization):
 
     def _turned(self, matrix: Tensor) -> Tensor:
         """D⁻¹Q of a real Q, checked to be a rotation."""
-        check_determinant(matrix, self.determinant, f"{self}")
+        check_determinant(matrix, self.determinant, f"{self}", f"there is determinant={-self.determinant}")
         return self.signs[:, None] * matrix
 
     def _sizes(self) -> list[int]:

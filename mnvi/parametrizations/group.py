@@ -20,6 +20,7 @@ class GroupParametrization(Parametrization):
     complex one. D is a buffer, so that no optimiser and no weight decay can change a sign.
     """
 
+    other_determinant = "there is ScaledCayley(negative_ones)"  # what reaches it, in an error message
     signs: Tensor
     places: Tensor  # of the unconstrained numbers of a real A, in its entries row by row
 
@@ -93,7 +94,7 @@ class GroupParametrization(Parametrization):
     def _turned(self, matrix: Tensor) -> Tensor:
         """Q·D⁻¹, checked to have determinant 1 where it is real."""
         if not self.complex:
-            check_determinant(matrix, int(self.signs.prod()), f"{self}")
+            check_determinant(matrix, int(self.signs.prod()), f"{self}", self.other_determinant)
         return matrix * self.signs
 
 

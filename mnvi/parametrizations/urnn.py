@@ -45,7 +45,8 @@ class URNN(Parametrization):
     def attach(self, layout: Layout, like: Tensor, generator: torch.Generator | None = None) -> None:
         if not like.is_complex():
             raise ValueError(
-                f"{self} needs a complex weight, got one of {like.dtype}; for a real one, use EUNN(layers)"
+                f"{self} needs a complex weight (a layer with dtype=torch.complex64), got one of {like.dtype}; for a "
+                "real one, use EUNN(layers)"
             )
         super().attach(layout, like, generator)
         source = None if generator is None else generator.device

@@ -143,6 +143,8 @@ class OrthogonalRNN(nn.Module):
         shape, dtype = (self.num_layers, batch, self.hidden_size), next(self.inputs.parameters()).dtype
         if h_0 is None:
             return x.new_zeros(shape, dtype=dtype)
+        if not isinstance(h_0, Tensor):
+            raise TypeError(f"h_0 must be a tensor of shape {shape}, got {type(h_0).__name__}")
         if h_0.shape != shape:
             raise ValueError(f"h_0 must have shape {shape}, got {tuple(h_0.shape)}")
         refuse_nonfinite("h_0", h_0)
