@@ -77,7 +77,7 @@ class CoordinateDescent(RiemannianOptimizer):
     algorithm 2. They take blocks that are not disjoint; the matchings and the rules with moments are additions.
 
     Example:
-        >>> groups = [{"params": [rnn.weight_hh_l0], "manifold": Orthogonal()}, {"params": others}]
+        >>> groups = [{"params": [point], "manifold": Orthogonal()}, {"params": others}]
         >>> optimiser = CoordinateDescent(groups, lr=2e-4, selection="gauss-southwell", block=0.005)
     """
 
