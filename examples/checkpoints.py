@@ -60,7 +60,7 @@ def resume(path: Path, parts: Mapping[str, Any], settings: dict) -> dict | None:
     advice = "give another --out, or --restart to begin anew"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        saved = content["settings"]
+        saved, progress = dict(content["settings"]), dict(content["progress"])
     except Exception as error:  # torch.load raises whatever the bytes suggest
         raise ValueError(f"{path} is not a checkpoint of this program ({error}); {advice}") from error
     names = sorted(name for name in {*saved, *settings} if saved.get(name) != settings.get(name))
@@ -71,8 +71,8 @@ def resume(path: Path, parts: Mapping[str, Any], settings: dict) -> dict | None:
         for name, part in parts.items():
             part.load_state_dict(content["states"][name])
         torch.set_rng_state(content["rng"])
-        return content["progress"]
-    except (KeyError, RuntimeError, ValueError) as error:
+        return progress
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is a checkpoint of another architecture: {error}; {advice}") from error
 
 

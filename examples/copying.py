@@ -35,7 +35,7 @@ from matplotlib.figure import Figure
 from recurrent import GATED, METHODS, POINTS, Network, adaptive, parameters
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from training import finished, report, train
+from training import arrays, finished, report, train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import CoordinateDescent, RiemannianSGD
@@ -187,7 +187,7 @@ def collect(folder: Path) -> dict:
     runs = finished(folder, METHODS)
     result: dict = {"runs": runs}
     files = {path.stem.split("-")[1]: path for path in folder.glob("derivatives-*.npy")}
-    kept = {int(i): np.load(path) for i, path in files.items() if i.isdigit()}
+    kept = {int(i): arrays(path) for i, path in files.items() if i.isdigit()}
     if kept:
         result["derivatives"] = {
             str(i): {f"{100 * norm:g} % of the norm": share(kept[i], norm) for norm in (0.95, 0.99)}

@@ -48,7 +48,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from recurrent import COMPLEX, GATED, KERNELS, Network, adaptive, parameters
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from training import Best, finished, report, train
+from training import Best, arrays, finished, report, train
 
 METHODS = (*KERNELS, *GATED)
 # What a checkpoint is not bound to:
@@ -254,7 +254,7 @@ ACROSS = 4  # spectrograms beside each other
 
 def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
     """Validation errors over epochs and over time, and a test recording with what each method predicts of it."""
-    sounds = {name: np.load(folder / f"{name}.npz") for name in runs}
+    sounds = {name: arrays(folder / f"{name}.npz") for name in runs}
     pictures = {"recording": next(iter(sounds.values()))["frames"]} | {k: v["prediction"] for k, v in sounds.items()}
     down = math.ceil(len(pictures) / ACROSS)
     canvas = Figure(figsize=(12, 4.2 + 2.4 * down), dpi=150, layout="constrained")

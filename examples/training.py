@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import numpy as np
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -40,20 +42,22 @@ def train(
         settings: what a result depends on; a checkpoint of others is refused.
         step: takes one training step, whose data must follow from i alone; returns what is to be remembered of it.
         title: of the progress bar.
-        minutes: stop after so much time of the processor, that of earlier runs included, at least one step later; on a
-            machine that does nothing else it is the time of a clock.
+        minutes: stop after so much time of the processor, that of earlier runs included, at least one step later. It
+            is the main thread's, so that what else a machine does hardly counts; with a GPU it is a clock's.
         restart: begin anew where there is a checkpoint.
 
     Returns:
         ``"history"``, what the steps returned, in order, and ``"seconds"``, the processor's time they took.
 
     Raises:
+        ValueError: something that a step returned is not finite.
         KeyboardInterrupt: after Ctrl-C or SIGTERM.
     """
     if restart:
         checkpoint.unlink(missing_ok=True)
     progress = checkpoints.resume(checkpoint, parts, settings) or {"history": [], "seconds": 0.0}
     history, saved = progress["history"], time.perf_counter()
+    clock = time.perf_counter if torch.cuda.is_initialized() else time.thread_time
     timed = minutes < math.inf
     spent = min(progress["seconds"], 60 * minutes)
     scale: dict = {"total": 60 * minutes, "initial": spent, "bar_format": SECONDS} if timed else {}
@@ -62,9 +66,9 @@ def train(
         tqdm(**{"total": total, "initial": len(history), **scale}, desc=title, mininterval=0.5) as bar,
     ):
         while len(history) < total and progress["seconds"] < 60 * minutes and not signals:
-            start = time.thread_time()
-            history.append(step(len(history)))
-            taken = time.thread_time() - start
+            start = clock()
+            history.append(finite(step(len(history)), title, len(history) + 1))
+            taken = clock() - start
             progress["seconds"] += taken
             now = time.perf_counter()
             bar.update(min(taken, bar.total - bar.n) if timed else 1)
@@ -77,6 +81,14 @@ def train(
     if signals:
         raise KeyboardInterrupt
     return progress
+
+
+def finite(record: dict[str, float], title: str, step: int) -> dict[str, float]:
+    """``record`` itself; ValueError where there is NaN or infinity in it."""
+    for name, value in record.items():
+        if not math.isfinite(value):
+            raise ValueError(f"the {name} of {title} is {value} at step {step}; give a lower rate")
+    return record
 
 
 @contextmanager
@@ -111,13 +123,24 @@ def finished(folder: Path, methods: Sequence[str], settings: dict | None = None)
             continue
         try:
             runs[name] = json.loads(path.read_text())
+            runs[name]["method"]
             saved = {key: value for key, value in runs[name]["settings"].items() if key not in ("threads", "minutes")}
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{path} is not a result of this program ({error})") from error
         settings = saved if settings is None else settings
         if different := [key for key in saved if saved[key] != settings.get(key)]:
             raise ValueError(f"{path} is of other settings ({', '.join(different)}); give another --out, or delete it")
     return runs
+
+
+def arrays(path: Path) -> Any:
+    """What ``path``, .npy or .npz, holds; ValueError where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            found = np.load(stream)
+            return found if isinstance(found, np.ndarray) else dict(found)
+    except Exception as error:  # numpy and zipfile raise whatever the bytes suggest
+        raise ValueError(f"{path} cannot be read ({error}); delete the results of its method") from error
 
 
 def report(folder: Path, name: str, result: dict, draw: Callable[[Path], None]) -> dict:

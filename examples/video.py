@@ -36,7 +36,7 @@ from convolutional import METHODS, Network, optimisers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
-from training import Best, finished, report, train
+from training import Best, arrays, finished, report, train
 
 DEFAULTS = {
     "digits": {"width": 4, "batch_size": 4, "frames": 10, "minutes": 1.0},
@@ -214,7 +214,7 @@ SHOWN = 8  # frames of the film
 
 def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
     """Validation errors over steps and over time, and a test clip with what each method predicts of it."""
-    films = {name: np.load(folder / f"{name}.npz") for name in runs}
+    films = {name: arrays(folder / f"{name}.npz") for name in runs}
     canvas = Figure(figsize=(12, 4.4 + 1.25 * (len(runs) + 1)), dpi=150, layout="constrained")
     canvas.suptitle(f"One frame ahead: {next(iter(runs.values()))['data']}", fontsize=13)
     upper, lower = canvas.subfigures(2, 1, height_ratios=[4.4, 1.25 * (len(runs) + 1)])  # type: ignore[misc]

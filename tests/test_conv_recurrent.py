@@ -369,3 +369,9 @@ def test_bad_states(layer):
         layer(images(), given(torch.zeros(1, FEATURES, H, W)))
     with pytest.raises(ValueError, match=r"[gh]_0 must be finite"):
         layer(images(), given(torch.full((B, FEATURES, H, W), torch.inf)))
+
+
+@pytest.mark.parametrize("layer", [ConvNERU, ConvLSTM])
+def test_complex_inputs_are_refused(layer):
+    with pytest.raises(TypeError, match=r"this layer is real, got an input of torch.complex64"):
+        layer(1, 2)(torch.ones(1, 1, 1, 3, 3, dtype=torch.complex64))

@@ -118,6 +118,18 @@ def test_the_skew_part_of_the_gradient_is_enough_for_a_matrix_made_skew(dtype, s
     assert gradgradcheck(short, x)
 
 
+@pytest.mark.parametrize("size", [2.0**-200, 2.0**100, 2.0**600])
+def test_second_derivatives_are_linear_in_the_gradient_of_any_size(size):
+    x, g, direction = (torch.randn(4, 4, dtype=REAL) for _ in range(3))
+
+    def second(g):
+        a = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(exponential(a), a, g, create_graph=True)
+        return torch.autograd.grad(first, a, direction)[0]
+
+    assert_close(second(size * g) / size, second(g))
+
+
 def test_third_derivative():
     a = gaussian(2, 1.0).requires_grad_()
     direction, total = torch.randn(2, 2, dtype=REAL), exponential(a).sum()

@@ -316,3 +316,25 @@ def test_the_variance_that_input_maps_start_with(nonlinearity, std):
     rnn = OrthogonalRNN(200, 300, kernel=CWY(2), nonlinearity=nonlinearity)
     assert rnn.inputs[0].weight.std().item() == pytest.approx(std, rel=0.02)
     assert not any(parameter.any() for name, parameter in rnn.inputs.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_modrelu_of_zero_is_zero(dtype):
+    rnn = OrthogonalRNN(2, 3, kernel=Exponential(), dtype=dtype)
+    nn.init.constant_(rnn.thresholds[0], 0.3)
+    output, _ = rnn(torch.zeros(4, 1, 2, dtype=dtype))
+    assert not output.any()
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "abs"])
+def test_real_nonlinearities_are_refused_for_complex_states(nonlinearity):
+    with pytest.raises(ValueError, match=f"'{nonlinearity}' is for real states"):
+        OrthogonalRNN(2, 3, dtype=torch.complex64, nonlinearity=nonlinearity)
+
+
+def test_an_initial_state_that_does_not_fit_the_layer():
+    rnn, x = OrthogonalRNN(2, 3), torch.randn(4, 1, 2)
+    with pytest.raises(TypeError, match=r"this layer is real, got an h_0 of torch.complex64"):
+        rnn(x, torch.zeros(1, 1, 3, dtype=torch.complex64))
+    with pytest.raises(TypeError, match="h_0 must be a tensor"):
+        rnn(x, (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)))

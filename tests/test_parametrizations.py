@@ -439,6 +439,35 @@ def test_gradients_by_finite_differences(make, dtype):
     assert torch.autograd.gradcheck(chain[0], inputs)
 
 
+def test_signs_are_those_of_the_state_dict():
+    square = lambda parametrization: mnvi.constrain(nn.Linear(4, 4), "weight", parametrization)  # noqa: E731
+    for source, target in (
+        (ScaledCayley(2), ScaledCayley(0)),
+        (Exponential(-1), Exponential()),
+        (ScaledCayley(1), Cayley()),
+    ):
+        old, new = square(source), square(target)
+        new.load_state_dict(old.state_dict())
+        assert torch.equal(new.weight, old.weight)
+        new.weight = old.weight.detach()
+        assert distance(new.weight, old.weight) < tolerance(old.weight)
+
+
+@pytest.mark.parametrize("make", [lambda: EUNN(4), Exponential, lambda: CWY(4), Trivialization])
+def test_a_real_weight_is_not_given_a_complex_matrix(make):
+    linear = mnvi.constrain(nn.Linear(4, 4), "weight", make())
+    before = linear.weight.detach().clone()
+    with pytest.raises(ValueError, match=r"attached to a real weight, got one of torch.complex64|dtype"):
+        linear.weight = torch.diag(torch.tensor([1j, -1j, 1, 1]))
+    assert torch.equal(linear.weight, before)
+
+
+@pytest.mark.parametrize("make", [lambda: Exponential(-1), lambda: CWY(2), Trivialization])
+def test_multiply_keeps_the_dimensions_of_its_rows(make):
+    linear, x = mnvi.constrain(nn.Linear(4, 4), "weight", make()), torch.randn(4)
+    assert multiply(linear, "weight", x).shape == (4,)
+
+
 @pytest.mark.filterwarnings("ignore:Complex modules")
 @pytest.mark.parametrize("make", [Exponential, lambda: CWY(3), TCWY, Trivialization])
 def test_a_weight_cannot_become_complex_afterwards(make):

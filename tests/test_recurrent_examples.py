@@ -173,6 +173,28 @@ def test_pixel_mnist_runs_and_resumes_to_the_same_result(tmp_path):
     assert (tmp_path / "whole" / "pixel_mnist.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("content", ["[]", "null", '"x"', "{}", '{"settings": {}}', "not JSON"])
+def test_results_that_cannot_be_read_are_named(tmp_path, content):
+    (tmp_path / "cwy.json").write_text(content)
+    with pytest.raises(ValueError, match=r"cwy.json is not a result of this program"):
+        training.finished(tmp_path, ["cwy"])
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY"])
+def test_arrays_that_cannot_be_read_are_named(tmp_path, content):
+    (tmp_path / "lstm.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"lstm.npz cannot be read"):
+        training.arrays(tmp_path / "lstm.npz")
+
+
+def test_what_is_not_finite_ends_the_training(tmp_path):
+    def step(i):
+        return {"loss": 1.0, "validation": math.inf if i == 2 else 1.0}
+
+    with pytest.raises(ValueError, match=r"the validation of lstm is inf at step 3; give a lower rate"):
+        training.train(tmp_path / "state.pt", {}, {}, 6, step, title="lstm")
+
+
 def test_a_signal_to_end_is_obeyed_after_the_step_and_the_state_saved(tmp_path):
     model, before = nn.Linear(1, 1), signal.getsignal(signal.SIGTERM)
 

@@ -381,7 +381,7 @@ def test_the_clock_ends_a_run_and_a_longer_one_goes_on(tmp_path, no_figure):
 def test_a_loss_that_is_not_finite_is_reported(tmp_path, monkeypatch):
     measured = F.cross_entropy
     monkeypatch.setattr(F, "cross_entropy", lambda *args, **options: math.nan * measured(*args, **options))
-    with pytest.raises(ValueError, match=r"the loss of rnn is nan at step 1; give a lower --lr or --clip"):
+    with pytest.raises(ValueError, match=r"the loss of rnn is nan at step 1; give a lower rate"):
         run(tmp_path, "--methods", "rnn")
 
 

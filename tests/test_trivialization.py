@@ -239,3 +239,12 @@ def test_a_copy_that_only_ever_runs_compiled_is_followed_too():
         compiled().backward()
         optimiser.step()
     assert module.parametrizations.weight[0].rebases == 3
+
+
+def test_parameters_that_were_replaced_are_followed_by_multiply():
+    linear = mnvi.constrain(nn.Linear(4, 4), "weight", Trivialization(rebase_every=1))
+    linear.load_state_dict({name: each.clone() for name, each in linear.state_dict().items()}, assign=True)
+    optimiser = torch.optim.SGD(linear.parameters(), 0.1)
+    mnvi.parametrizations.multiply(linear, "weight", torch.randn(2, 4)).sum().backward()
+    optimiser.step()
+    assert linear.parametrizations.weight[0].steps == 1

@@ -298,7 +298,11 @@ def test_runs_as_a_recurrent_kernel(kernel):
             ValueError,
             "square weight",
         ),
-        "real": (lambda: layer(URNN, 4, torch.float32), ValueError, "needs a complex weight .*, got one of torch.float32"),
+        "real": (
+            lambda: layer(URNN, 4, torch.float32),
+            ValueError,
+            r"complex weight .*, got one of torch.float32",
+        ),
         "twice": (lambda: [layer(lambda p=p: p, 4, torch.float32) for p in [EUNN(2)] * 2], ValueError, "attached"),
     },
 )

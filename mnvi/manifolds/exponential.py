@@ -128,12 +128,20 @@ class _Derivative(Function):
         a, g = ctx.saved_tensors
         if ctx.tangent:
             grad = (grad - grad.mH) / 2
+        # What is returned is linear in g. Of the size of a it neither adds squarings to those of a nor overflows.
+        size = g.detach().abs().amax((-2, -1), keepdim=True)
+        size = torch.where(size > 0, size / a.detach().abs().amax((-2, -1), keepdim=True).clamp(min=1 / a.shape[-1]), 1)
+        g = g / size
         n, zero = a.shape[-1], torch.zeros_like(a)
         blocks = torch.cat([torch.cat([a.mH, g], -1), torch.cat([zero, a.mH], -1)], -2)
         corner = torch.cat([torch.cat([zero, grad], -1), torch.cat([zero, zero], -1)], -2)
         _, *stages = _Exponential.apply(blocks, "a derivative of the exponential", False)  # type: ignore[misc]
         result = _Derivative.apply(blocks, corner, False, *stages)
-        return (result[..., :n, :n] + result[..., n:, n:]).mH, result[..., :n, n:], *[None] * (1 + ctx.num_stages)  # type: ignore[index]
+        return (
+            (result[..., :n, :n] + result[..., n:, n:]).mH * size,
+            result[..., :n, n:],
+            *[None] * (1 + ctx.num_stages),
+        )  # type: ignore[index]
 
 
 def _evaluate(a: Tensor, name: str) -> tuple[Tensor, ...]:

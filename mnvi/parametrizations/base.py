@@ -82,7 +82,7 @@ class Parametrization(nn.Module, ABC):
         self.manifold(like.dtype).check_dtype(like.dtype)
         if like.dtype not in self.dtypes:
             raise ValueError(f"{self} needs a weight of {self.dtypes}, got one of {like.dtype}")
-        self.layout = layout
+        self.layout, self._of_complex = layout, like.is_complex()
 
     def forward(self, *originals: Tensor) -> Tensor:
         with full_precision(originals[0]):
@@ -101,6 +101,9 @@ class Parametrization(nn.Module, ABC):
         layout = self._attached()
         if tuple(weight.shape) != layout.shape:
             raise ValueError(f"{self} is attached to a weight of shape {layout.shape}, got {tuple(weight.shape)}")
+        if weight.is_complex() != self._of_complex:
+            kind = "complex" if self._of_complex else "real"
+            raise ValueError(f"{self} is attached to a {kind} weight, got one of {weight.dtype}")
         with torch.no_grad(), full_precision(weight):
             matrix = layout.matrix(weight)
             self.manifold(weight.dtype).check(matrix)

@@ -71,7 +71,8 @@ class GroupParametrization(Parametrization):
 
     def scaled(self, x: Tensor, *originals: Tensor) -> Tensor:
         """x·D, of rows x."""
-        return x * self.diagonal(*originals)[..., None, :] if self.complex or self.negative_signs(x.shape[-1]) else x
+        diagonal = self.diagonal(*originals)
+        return x * (diagonal if diagonal.dim() == 1 else diagonal[..., None, :])
 
     def coordinates(self, matrix: Tensor) -> Originals:
         return self._of_skew(self.inverse(self._turned(matrix)))

@@ -88,12 +88,12 @@ class Trivialization(Parametrization):
         super().attach(layout, like, generator)
         self.register_buffer("base", like.detach().new_zeros(layout.size))
 
-    def forward(self, *originals: Tensor) -> Tensor:
-        known = bool(self._coordinates) and self._coordinates[0] is originals[0]
-        if not known and not torch.compiler.is_compiling() and isinstance(originals[0], nn.Parameter):
+    def _attached(self, originals: tuple[Tensor, ...] = ()) -> Layout:
+        known = originals and self._coordinates and self._coordinates[0] is originals[0]
+        if originals and not known and not torch.compiler.is_compiling() and isinstance(originals[0], nn.Parameter):
             self._coordinates = originals  # a tuple, so that they are no parameters of this module
             follow(originals[0], self)
-        return super().forward(*originals)
+        return super()._attached(originals)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

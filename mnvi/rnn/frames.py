@@ -20,6 +20,8 @@ def time_first(x: Tensor, channels: int, batch_first: bool) -> Tensor:
     if x.dim() != 5 or x.shape[2] != channels:
         form = "(batch, time, channels, height, width)" if batch_first else "(time, batch, channels, height, width)"
         raise ValueError(f"expected {form} with {channels} channels, got shape {tuple(x.shape)}")
+    if x.is_complex():
+        raise TypeError(f"this layer is real, got an input of {x.dtype}")
     if not x.numel():
         raise ValueError(f"a sequence needs at least one step, and none of its sizes 0, got shape {tuple(x.shape)}")
     return x.transpose(0, 1) if batch_first else x
@@ -31,5 +33,7 @@ def initial_state(name: str, state: Tensor | None, like: Tensor) -> Tensor:
         return like.new_zeros(like.shape)
     if state.shape != like.shape:
         raise ValueError(f"{name} must have shape {tuple(like.shape)}, got {tuple(state.shape)}")
+    if state.is_complex():
+        raise TypeError(f"this layer is real, got a {name} of {state.dtype}")
     refuse_nonfinite(name, state)
     return state.to(like.dtype)

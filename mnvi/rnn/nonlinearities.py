@@ -15,6 +15,7 @@ class Nonlinearity(ABC):
 
     has_bias = False  # whether σ has a parameter b of shape (n,) of its own
     needs_input = False
+    real = False  # whether states must be
 
     @abstractmethod
     def forward_(self, z: Tensor, bias: Any) -> Tensor:
@@ -39,6 +40,8 @@ class Tanh(Nonlinearity):
 class ReLU(Nonlinearity):
     """max(z, 0), of real states."""
 
+    real = True
+
     def forward_(self, z: Tensor, bias: Any) -> Tensor:
         return z.relu_()
 
@@ -50,6 +53,7 @@ class Abs(Nonlinearity):
     """|z|, of real states, which keeps norms (Dorobantu, Stromhaug & Renteria, 2016)."""
 
     needs_input = True
+    real = True
 
     def forward_(self, z: Tensor, bias: Any) -> Tensor:
         return z.abs_()
@@ -65,7 +69,7 @@ class ModReLU(Nonlinearity):
 
     def forward_(self, z: Tensor, bias: Any) -> Tensor:
         size = z.abs().add_(bias).relu_()
-        return z.sgn_().mul_(size) if z.is_complex() else torch.copysign(size, z, out=z)
+        return z.sgn_().mul_(size)
 
     def backward_(self, g: Tensor, h: Tensor, bias: Any, bias_grad: Any) -> Tensor:
         direction = h.sgn()  # 0 where the unit is off

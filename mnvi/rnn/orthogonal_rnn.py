@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks
 from torch.nn.utils.rnn import PackedSequence
 
 from ..checks import one_of, positive_int
@@ -31,7 +32,8 @@ class OrthogonalRNN(nn.Module):
         bias: whether the others than modReLU add a trained b.
         batch_first: whether batches are (batch, time, features) instead of (time, batch, features).
         dropout: probability of an element of the output of each layer but the last to be zeroed while training.
-        device, dtype: as in nn.RNN; the dtype may be complex.
+        device, dtype: as in nn.RNN; the dtype may be complex, and is then to be given here: ``.to`` and ``.double``
+            do not convert what a unitary kernel is made from.
 
     Input (time, batch, m), or (time, m), or a PackedSequence of m features, and h_0 (num_layers, batch, n), zeros
     where it is not given. Output the states of the last layer, in the form of the input, and the last states h_n.
@@ -72,6 +74,8 @@ class OrthogonalRNN(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be from 0 to below 1, got {dropout}")
         check_kernel(kernel, hidden_size)
+        if NONLINEARITIES[nonlinearity].real and dtype is not None and dtype.is_complex:
+            raise ValueError(f"nonlinearity {nonlinearity!r} is for real states, got dtype {dtype}")
         super().__init__()
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.nonlinearity, self.batch_first, self.dropout = nonlinearity, batch_first, dropout
@@ -132,7 +136,7 @@ class OrthogonalRNN(nn.Module):
                     x = F.dropout(x, self.dropout, self.training)
                 bias = self.thresholds[layer] if self.thresholds else None
                 z = linear(x.to(initial.dtype))
-                z = z.clone() if linear._forward_hooks else z  # its memory is used again
+                z = z.clone() if linear._forward_hooks or _global_forward_hooks else z  # its memory is used again
                 x, h = rollout(z, initial[layer], bias, sizes, self._sigma, *factors(self.kernels[layer]))
                 last.append(h)
         h_n = torch.stack(last)
@@ -147,6 +151,8 @@ class OrthogonalRNN(nn.Module):
             raise TypeError(f"h_0 must be a tensor of shape {shape}, got {type(h_0).__name__}")
         if h_0.shape != shape:
             raise ValueError(f"h_0 must have shape {shape}, got {tuple(h_0.shape)}")
+        if h_0.is_complex() and not dtype.is_complex:
+            raise TypeError(f"this layer is real, got an h_0 of {h_0.dtype}")
         refuse_nonfinite("h_0", h_0)
         return h_0.to(dtype)
 
