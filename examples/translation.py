@@ -264,9 +264,11 @@ def _bars(axes: Axes, runs: dict[str, dict], colors: dict[str, str]) -> None:
     names = sorted(runs, key=lambda name: -runs[name]["test"]["perplexity"])
     perplexities = [runs[name]["test"]["perplexity"] for name in names]
     drawn = axes.barh(names, perplexities, color=[colors[name] for name in names])
-    labels = [f"{p:.2f}   {runs[n]['parameters'] / 1e6:.2f} M" for p, n in zip(perplexities, names, strict=True)]
+    labels = [
+        f"{p:.2f}, {runs[n]['parameters'] / 1e6:.2f} M parameters" for p, n in zip(perplexities, names, strict=True)
+    ]
     axes.bar_label(drawn, labels, padding=3, fontsize=8)
-    axes.set(xlabel="test perplexity, and parameters", xlim=(0, 1.35 * max(perplexities)))
+    axes.set(xlabel="test perplexity", xlim=(0, 1.6 * max(perplexities)))
 
 
 def _attention(axes: Axes, each: dict, method: str) -> None:
