@@ -249,14 +249,15 @@ def collect(folder: Path) -> dict:
 
 
 COLORS = {name: f"C{i % 10}" for i, name in enumerate(METHODS)}
-ACROSS = 4  # spectrograms beside each other
+ACROSS = 4  # spectrograms beside each other, at most
 
 
 def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
     """Validation errors over epochs and over time, and a test recording with what each method predicts of it."""
     sounds = {name: arrays(folder / f"{name}.npz") for name in runs}
     pictures = {"recording": next(iter(sounds.values()))["frames"]} | {k: v["prediction"] for k, v in sounds.items()}
-    down = math.ceil(len(pictures) / ACROSS)
+    across = min(ACROSS, len(pictures))
+    down = math.ceil(len(pictures) / across)
     canvas = Figure(figsize=(12, 4.2 + 2.4 * down), dpi=150, layout="constrained")
     first = next(iter(runs.values()))
     canvas.suptitle(f"The next frame of {first['data']}", fontsize=13)
@@ -272,7 +273,7 @@ def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
         axes.grid(alpha=0.3)
     by_epoch.set_ylabel("mean squared error, dB² (validation)")
     by_time.legend(frameon=False)
-    panels = [*lower.subplots(down, ACROSS, squeeze=False, sharex=True, sharey=True).flat]
+    panels = [*lower.subplots(down, across, squeeze=False, sharex=True, sharey=True).flat]
     for axes, (name, frames) in zip(panels, pictures.items(), strict=False):
         extent = (0, len(frames) * HOP / RATE, 0, RATE / 2000)
         options = {
