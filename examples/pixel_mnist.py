@@ -201,7 +201,9 @@ def collect(folder: Path) -> dict:
         chosen = max(epochs, key=lambda epoch: epoch["held out"], default=None)
         best = max((epoch["test"] for epoch in epochs), default=None)
         each["chosen test"], each["best test"] = chosen and chosen["test"], best
-        chosen_text = f", at the best epoch on held-out images {chosen['test']:.2f}, best {best:.2f}" if chosen else ""
+        chosen_text = (
+            f", at the best epoch on held-out images {chosen['test']:.2f}, best of all {best:.2f}" if chosen else ""
+        )
         print(
             f"{name:10} {each['parameters']:7,} parameters, {each['seconds'] / 60:5.1f} min, "
             f"{each['steps'] / each['steps_per_epoch']:5.2f} epochs: "
@@ -222,7 +224,7 @@ def figure(path: Path, runs: dict[str, dict]) -> None:
         if each["curve"]:
             steps, values = np.array(each["curve"]).T
             right.plot(steps / each["steps_per_epoch"], values, color=f"C{i}", label=name)
-    left.set(xlabel="epoch", ylabel="training loss (nats)")
+    left.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
     right.set(xlabel="epoch", ylabel="accuracy on held-out images (%)")
     for axes in (left, right):
         axes.grid(alpha=0.3)

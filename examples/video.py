@@ -209,7 +209,7 @@ def collect(folder: Path) -> dict:
 
 
 COLORS = {name: f"C{i}" for i, name in enumerate(METHODS[:10])} | {"convlstm": "black"}
-SHOWN = 8  # frames of the film
+SHOWN = 9  # frames of the film, at most
 
 
 def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
