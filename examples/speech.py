@@ -249,7 +249,7 @@ def collect(folder: Path) -> dict:
 
 
 COLORS = {name: f"C{i % 10}" for i, name in enumerate(METHODS)}
-ACROSS = 4  # spectrograms beside each other, at most
+ACROSS = 5  # spectrograms beside each other, at most
 
 
 def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
@@ -265,8 +265,10 @@ def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
     by_epoch, by_time = upper.subplots(1, 2, sharey=True)
     for name, each in runs.items():
         _curves(by_epoch, by_time, name, each)
+    errors = [error for each in runs.values() for error in each["validation"]]
+    top = 1.02 * np.quantile(errors, 0.98) if errors else None  # without single spikes
     for axes, label in ((by_epoch, "epoch"), (by_time, "minutes of the processor")):
-        axes.set(xlabel=label, xlim=(0, None), yscale="log")
+        axes.set(xlabel=label, xlim=(0, None), yscale="log", ylim=(None, top))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
