@@ -30,12 +30,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from command_line import option, parse
+from comparison import arrays, finished, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from recurrent import GATED, METHODS, POINTS, Network, adaptive, parameters
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from training import arrays, finished, report, train
+from training import train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import CoordinateDescent, RiemannianSGD

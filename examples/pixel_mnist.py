@@ -26,12 +26,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from command_line import option, parse
+from comparison import finished, report
 from data import hold_out, load
 from matplotlib.figure import Figure
 from recurrent import GATED, KERNELS, POINTS, Network, adaptive, parameters
 from torch import Tensor
 from torch.optim import Optimizer, RMSprop
-from training import finished, report, train
+from training import train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import RiemannianSGD

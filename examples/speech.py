@@ -41,6 +41,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from command_line import option, parse
+from comparison import arrays, finished, report
 from frames import BINS, HOP, RATE, Recordings, Speech, load
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -48,7 +49,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from recurrent import COMPLEX, GATED, KERNELS, Network, adaptive, parameters
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from training import Best, arrays, finished, report, train
+from training import Best, train
 
 METHODS = (*KERNELS, *GATED)
 # What a checkpoint is not bound to:

@@ -39,6 +39,7 @@ import sentences
 import torch
 import torch.nn.functional as F
 from command_line import option, parse
+from comparison import finished, report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -47,7 +48,7 @@ from sentences import Corpus, Encoded, Vocabulary
 from seq2seq import GATED, UNITS, Seq2Seq, kernel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, Optimizer
-from training import Best, finished, report, train
+from training import Best, train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import RiemannianSGD

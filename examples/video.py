@@ -32,11 +32,12 @@ import numpy as np
 import torch
 from clips import ACTIONS, Batch, Clips, Split, kth, moving
 from command_line import option, parse
+from comparison import arrays, finished, report
 from convolutional import METHODS, Network, optimisers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
-from training import Best, arrays, finished, report, train
+from training import Best, train
 
 DEFAULTS = {
     "digits": {"width": 4, "batch_size": 4, "frames": 10, "minutes": 1.0},

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import comparison
 import copying
 import pixel_mnist
 import recurrent
@@ -177,14 +178,14 @@ def test_pixel_mnist_runs_and_resumes_to_the_same_result(tmp_path):
 def test_results_that_cannot_be_read_are_named(tmp_path, content):
     (tmp_path / "cwy.json").write_text(content)
     with pytest.raises(ValueError, match=r"cwy.json is not a result of this program"):
-        training.finished(tmp_path, ["cwy"])
+        comparison.finished(tmp_path, ["cwy"])
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY"])
 def test_arrays_that_cannot_be_read_are_named(tmp_path, content):
     (tmp_path / "lstm.npz").write_bytes(content)
     with pytest.raises(ValueError, match=r"lstm.npz cannot be read"):
-        training.arrays(tmp_path / "lstm.npz")
+        comparison.arrays(tmp_path / "lstm.npz")
 
 
 def test_what_is_not_finite_ends_the_training(tmp_path):
