@@ -37,6 +37,7 @@ from mnvi.rnn import OrthogonalRNN
 
 Steps = dict[str, Callable[[], object]]
 TALL = 20_000  # rows
+STATUS = Path("/proc/self/status")  # of Linux, which has the peak memory
 
 
 def exponentials(n: int) -> Steps:
@@ -143,7 +144,7 @@ def _peak() -> None:
 
 def _high_water() -> int:
     """The largest memory of this process so far, in kB; ru_maxrss would count the process that started it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = STATUS.read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
@@ -195,7 +196,7 @@ def main() -> None:
     for title, make in measuring.chosen(TABLES, args.only).items():
         results[title] = measuring.measure(make(), args.rounds, args.seconds)
         measuring.show(title, results[title])
-        if f"{TALL:,}" in title:
+        if f"{TALL:,}" in title and STATUS.exists():
             results["peak memory of T-CWY, MB"] = memory = peak_memory()
             print("peak memory of T-CWY: " + ", ".join(f"{value:.0f} MB {name}" for name, value in memory.items()))
     setting = {name: value for name, value in vars(args).items() if name not in ("json", "peak")}

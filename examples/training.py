@@ -40,12 +40,11 @@ def train(
         settings: what a result depends on; a checkpoint of others is refused.
         step: takes one training step, whose data must follow from i alone; returns what is to be remembered of it.
         title: of the progress bar.
-        minutes: stop after so much time of the processor, that of earlier runs included, at least one step later. It
-            is the main thread's, so that what else a machine does hardly counts; with a GPU it is a clock's.
+        minutes: stop after so much time of :func:`clock`, that of earlier runs included, at least one step later.
         restart: begin anew where there is a checkpoint.
 
     Returns:
-        ``"history"``, what the steps returned, in order, and ``"seconds"``, the processor's time they took.
+        ``"history"``, what the steps returned, in order, and ``"seconds"``, the time they took by :func:`clock`.
 
     Raises:
         ValueError: something that a step returned is not finite.
@@ -55,7 +54,6 @@ def train(
         checkpoint.unlink(missing_ok=True)
     progress = checkpoints.resume(checkpoint, parts, settings) or {"history": [], "seconds": 0.0}
     history, saved = progress["history"], time.perf_counter()
-    clock = time.perf_counter if torch.cuda.is_initialized() else time.thread_time
     timed = minutes < math.inf
     spent = min(progress["seconds"], 60 * minutes)
     scale: dict = {"total": 60 * minutes, "initial": spent, "bar_format": SECONDS} if timed else {}
@@ -79,6 +77,11 @@ def train(
     if signals:
         raise KeyboardInterrupt
     return progress
+
+
+def clock() -> float:
+    """Seconds of the main thread on a processor, which others on the machine hardly change; with a GPU a clock's."""
+    return time.perf_counter() if torch.cuda.is_initialized() else time.thread_time()
 
 
 def finite(record: dict[str, float], title: str, step: int) -> dict[str, float]:

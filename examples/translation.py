@@ -27,7 +27,6 @@ folder; the figure shows all there are.
 """
 
 import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,7 +47,7 @@ from sentences import Corpus, Encoded, Vocabulary
 from seq2seq import GATED, UNITS, Seq2Seq, kernel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, Optimizer
-from training import Best, train
+from training import Best, clock, train
 
 from mnvi.manifolds import Orthogonal
 from mnvi.optim import RiemannianSGD
@@ -126,7 +125,6 @@ def run(method: str, corpus: Corpus, settings: Settings, folder: Path) -> None:
     epoch_steps = math.ceil(len(pairs) / settings.batch_size)
     total, every = settings.epochs * epoch_steps, min(settings.every, epoch_steps)
     order: dict[int, list[list[int]]] = {}  # batches of the present epoch
-    clock = time.perf_counter if torch.cuda.is_initialized() else time.thread_time
 
     def step(i: int) -> dict[str, float]:
         start = clock()

@@ -60,7 +60,12 @@ class GroupParametrization(Parametrization):
         if not self.complex:
             signs[: self.negative_signs(n)] = -1
         self.register_buffer("signs", signs)
+        self.signed = bool((signs < 0).any())
         self.register_buffer("places", below_diagonal(n, like.device), persistent=False)
+
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        self.signed = bool((self.signs < 0).any())
 
     def skew(self, x: Tensor) -> Tensor:
         """A, of the unconstrained tensor."""
@@ -71,6 +76,8 @@ class GroupParametrization(Parametrization):
 
     def scaled(self, x: Tensor, *originals: Tensor) -> Tensor:
         """x·D, of rows x."""
+        if not (self.complex or self.signed):
+            return x
         diagonal = self.diagonal(*originals)
         return x * (diagonal if diagonal.dim() == 1 else diagonal[..., None, :])
 

@@ -40,7 +40,8 @@ class ReflectionProduct(Parametrization):
         return Orthogonal()
 
     def coordinates(self, matrix: Tensor) -> Originals:
-        check_determinant(matrix, self.determinant, f"{self}", "there is one reflection less or more")
+        parity = "odd" if self.determinant == 1 else "even"
+        check_determinant(matrix, self.determinant, f"{self}", f"it takes an {parity} number of reflections")
         v, rest = decompose(matrix, self.reflections)
         eye, eps = identity(matrix), torch.finfo(matrix.dtype).eps
         tolerance = 2 * self.manifold(matrix.dtype).residual(matrix).max() + 10 * len(eye) * eps
