@@ -314,6 +314,25 @@ def test_derivatives_of_the_polar_factor(dtype, singular):
         assert gradgradcheck(polar_factor, y)
 
 
+@cases("shape", {"tall": (5, 3), "square": (3, 3)})
+def test_without_full_rank_the_polar_factor_has_no_derivative(shape):
+    y = torch.ones(shape, requires_grad=True)
+    factor = polar_factor(y)
+    with pytest.raises(ValueError, match="without full rank"):
+        factor.sum().backward()
+
+
+def test_in_a_square_matrix_one_singular_value_may_be_zero():
+    y = torch.diag(torch.tensor([2.0, 1.0, 0.0])).requires_grad_()
+    turned = SpecialOrthogonal().project(y)
+    assert_close(turned, torch.eye(3))
+    gradient = torch.randn(3, 3)
+    turned.backward(gradient)
+    # A step in the direction of the pair (i, j) turns by it over the sum of the two singular values.
+    sums = torch.tensor([[4.0, 3, 2], [3, 2, 1], [2, 1, 1]])
+    assert_close(y.grad, (gradient - gradient.mT) / sums)
+
+
 def test_derivatives_of_the_nearest_rotation():
     u = torch.stack([SpecialOrthogonal().random(3, 3), SpecialOrthogonal().random(3, 3) * -1])
     y = (u * torch.tensor([3.0, 3.0, 0.5])).requires_grad_()  # the second has a determinant below 0

@@ -104,6 +104,8 @@ def test_with_an_unconstrained_kernel_it_is_torchs_rnn(nonlinearity):
     x, h_0 = data(4, 5, 3), data(2, 4, 6)
     for a, b in zip(rnn(x, h_0), torchs(x, h_0), strict=True):
         assert torch.allclose(a, b)
+    for a, b in zip(rnn(x, hx=h_0), torchs(x, hx=h_0), strict=True):
+        assert torch.allclose(a, b)
     for a, b in zip(rnn(x[0], h_0[:, 0]), torchs(x[0], h_0[:, 0]), strict=True):  # without a batch
         assert torch.allclose(a, b)
     packed = pack_sequence([data(k, 3) for k in (2, 5, 1, 5)], enforce_sorted=False)
@@ -246,9 +248,9 @@ def test_bad_input_is_refused():
     for shape in ((5, 4, 2), (3,), (5, 4, 3, 1)):
         with pytest.raises(ValueError, match="features"):
             rnn(torch.zeros(shape, dtype=torch.float64))
-    with pytest.raises(ValueError, match="h_0 must have shape"):
+    with pytest.raises(ValueError, match="hx must have shape"):
         rnn(data(5, 4, 3), data(1, 3, 6))
-    with pytest.raises(ValueError, match="h_0 must be finite"):
+    with pytest.raises(ValueError, match="hx must be finite"):
         rnn(data(5, 4, 3), torch.full((1, 4, 6), torch.nan, dtype=torch.float64))
     poisoned = data(5, 4, 3)
     poisoned[2, 1, 0] = torch.nan
@@ -269,13 +271,20 @@ def test_bad_input_is_refused():
         ({"kernel": CWY(7)}, ValueError, "7"),
         ({"nonlinearity": "sigmoid"}, ValueError, "modrelu"),
         ({"num_layers": 0}, ValueError, "num_layers"),
-        ({"dropout": 1.0}, ValueError, "dropout"),
+        ({"dropout": 1.5}, ValueError, "dropout"),
+        ({"dropout": "a"}, TypeError, "dropout must be a number"),
         ({"nonlinearity": "relu", "dtype": torch.complex64}, ValueError, "complex"),
     ],
 )
 def test_arguments_are_checked(options, error, message):
     with pytest.raises(error, match=message):
         OrthogonalRNN(3, 6, **options)
+
+
+def test_all_may_be_dropped_and_the_number_of_layers_come_third():
+    rnn = OrthogonalRNN(3, 6, 2, dropout=1, kernel=CWY(2), nonlinearity="abs")
+    assert rnn.num_layers == 2
+    assert not rnn(torch.randn(4, 5, 3))[0].any()
 
 
 def test_second_derivatives_raise():
@@ -334,7 +343,9 @@ def test_real_nonlinearities_are_refused_for_complex_states(nonlinearity):
 
 def test_an_initial_state_that_does_not_fit_the_layer():
     rnn, x = OrthogonalRNN(2, 3), torch.randn(4, 1, 2)
-    with pytest.raises(TypeError, match=r"this layer is real, got an h_0 of torch.complex64"):
+    with pytest.raises(TypeError, match=r"this layer is real, got an hx of torch.complex64"):
         rnn(x, torch.zeros(1, 1, 3, dtype=torch.complex64))
-    with pytest.raises(TypeError, match="h_0 must be a tensor"):
+    with pytest.raises(TypeError, match="expected a tensor or a PackedSequence, got list"):
+        rnn([1.0, 2.0])
+    with pytest.raises(TypeError, match="hx must be a tensor"):
         rnn(x, (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)))

@@ -144,6 +144,30 @@ def test_a_large_weight_in_single_precision_is_orthogonal(name, scale):
     assert defect(weight) < tolerance(weight)
 
 
+ORTHONORMAL = [name for name, case in CASES.items() if case.orthonormal and case.dtypes != COMPLEX]
+
+
+@pytest.mark.parametrize("name", ORTHONORMAL)
+def test_it_stays_on_the_manifold_in_a_higher_precision(name):
+    shape = CASES[name].shapes[0]
+    single = moved(layer(name, shape, torch.float32))
+    loaded = layer(name, shape, torch.float64)
+    loaded.load_state_dict(single.state_dict())
+    for weight in (loaded.weight, single.double().weight):
+        assert weight.dtype == torch.float64
+        assert defect(weight) < tolerance(weight)
+
+
+@pytest.mark.parametrize("init", ["henaff", "cayley"])
+@pytest.mark.parametrize("make", [Trivialization, CWY, TCWY, Exponential, OWN])
+def test_starts_are_orthogonal_whatever_the_seed(make, init):
+    reach = {CWY: {"reflections": 2}, OWN: {"center": False}}.get(make, {})
+    for seed in range(40):
+        linear = nn.Linear(2, 2, bias=False, dtype=torch.float64)
+        mnvi.constrain(linear, "weight", make(init=init, **reach), generator=torch.Generator().manual_seed(seed))
+        assert defect(linear.weight) < tolerance(linear.weight)
+
+
 @every
 def test_assigning_a_weight_gives_it_back(name, shape, dtype):
     case = CASES[name]
@@ -281,6 +305,37 @@ def test_a_weight_on_the_manifold_is_kept_and_others_are_drawn():
     assert distance(mnvi.constrain(_plain(q), "weight", Exponential(), start="draw").weight, q) > 0.1
     random = mnvi.constrain(_plain(torch.randn(6, 6, dtype=torch.float64)), "weight", Exponential())
     assert defect(random.weight) < 1e-13
+
+
+def test_a_weight_nearly_on_the_manifold_is_kept_there():
+    near = SpecialOrthogonal().random(6, 6) + 1e-5 * torch.randn(6, 6)
+    for make in (Exponential, Cayley, Trivialization, lambda: CWY(6)):
+        linear = nn.Linear(6, 6)
+        with torch.no_grad():
+            linear.weight.copy_(near)
+        weight = mnvi.constrain(linear, "weight", make(), start="weight").weight
+        assert distance(weight, near) < 1e-4
+        assert defect(weight) < tolerance(weight)
+
+
+def test_a_weight_on_the_manifold_is_not_dropped_in_silence():
+    linear = nn.Linear(4, 4)
+    with torch.no_grad():
+        linear.weight.copy_(torch.diag(torch.tensor([1.0, 1.0, 1.0, -1.0])))
+    with pytest.warns(UserWarning, match=r"not kept, .* there is Exponential\(-1\)"):
+        mnvi.constrain(linear, "weight", Exponential())
+
+
+def test_a_weight_without_numbers_is_refused():
+    with pytest.raises(ValueError, match="on the meta device"):
+        mnvi.constrain(nn.Linear(4, 4, device="meta"), "weight", CWY(2))
+
+
+@pytest.mark.parametrize("name", ["exponential", "cayley", "cwy", "tcwy", "own", "dtriv", "eunn-8"])
+def test_half_precision_is_refused(name):
+    linear = layer(name, CASES[name].shapes[0], torch.float32).half()
+    with pytest.raises(TypeError, match=r"needs parameters of .* got torch.float16"):
+        linear.weight  # noqa: B018
 
 
 def test_the_same_parametrization_is_not_used_twice():

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_a_rebase_leaves_the_weight_and_empties_the_coordinates(manifold, shape,
     assert torch.allclose(trivialization.base, before, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("every", [1, 3, None])
+@pytest.mark.parametrize("every", [1, 3, None, math.inf])
 @pytest.mark.parametrize("rule", [torch.optim.Adam, torch.optim.RMSprop, RiemannianSGD])
 def test_it_is_rebased_after_every_so_many_steps_of_any_optimiser(every, rule):
     trivialization = Trivialization(rebase_every=every, project_every=2)
@@ -97,7 +98,7 @@ def test_it_is_rebased_after_every_so_many_steps_of_any_optimiser(every, rule):
     original, bases = module.parametrizations.weight.original, [trivialization.base.clone()]
     for step in range(1, 8):
         descend(optimiser, lambda: module.weight, torch.ones(5, 5), 1)
-        rebased = every is not None and step % every == 0
+        rebased = every in (1, 3) and step % every == 0
         assert bool(original.any()) is not rebased
         assert torch.equal(trivialization.base, bases[-1]) is not rebased
         bases.append(trivialization.base.clone())
@@ -228,6 +229,16 @@ def test_a_step_that_overflows_says_so():
     module.parametrizations.weight.original.grad.fill_(torch.nan)
     with pytest.raises(ValueError, match="finite"):
         optimiser.step()
+
+
+@spaces
+def test_coordinates_that_are_not_finite_are_refused(manifold, shape, dtype):
+    if isinstance(manifold, Euclidean):
+        return
+    module = constrained(Trivialization(manifold), shape, dtype)
+    nn.init.constant_(module.parametrizations.weight.original, torch.nan)
+    with pytest.raises(ValueError, match="finite"):
+        module.weight  # noqa: B018
 
 
 def test_a_copy_that_only_ever_runs_compiled_is_followed_too():

@@ -27,7 +27,8 @@ def polar_factor(y: Tensor, orientation: Tensor | None = None) -> Tensor:
         The factor, of shape (..., n, p).
 
     Raises:
-        ValueError: if y is not finite.
+        ValueError: if y is not finite; in the backward pass, if its rank is below p, or p − 1 where it is
+            square and real.
 
     Source: Higham, 'Functions of Matrices' (2008), chapter 8.
     """
@@ -52,6 +53,7 @@ class _PolarFactor(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_):  # type: ignore[override]
         y, u, vectors, values = ctx.saved_tensors
+        _check_rank(y, values)
         h, along = sym(u.mH @ y), u.mH @ grad
         result = u @ _Sylvester.apply(h, along - along.mH, vectors, values)
         if y.shape[-2] > y.shape[-1]:  # in a square matrix nothing lies outside, and H may be singular
@@ -67,6 +69,7 @@ class _Sylvester(Function):
     @staticmethod
     def forward(h: Tensor, c: Tensor, vectors: Tensor, values: Tensor) -> Tensor:  # type: ignore[override]
         sums = values[..., :, None] + values[..., None, :]
+        sums = sums.masked_fill(sums == 0, 1)  # twice a singular value, with a number that is 0
         return vectors @ ((vectors.mH @ c @ vectors) / sums) @ vectors.mH
 
     @staticmethod
@@ -79,6 +82,16 @@ class _Sylvester(Function):
         h, x, vectors, values = ctx.saved_tensors
         grad_c = _Sylvester.apply(h, grad, vectors, values)
         return -(grad_c @ x.mH + x.mH @ grad_c), grad_c, None, None  # type: ignore[operator]
+
+
+def _check_rank(y: Tensor, values: Tensor) -> None:
+    """Raise ValueError where the factor is not unique, so that it has no derivative; not in a traced graph."""
+    p, info = values.shape[-1], torch.finfo(values.dtype)
+    pairs = y.shape[-2] == p and not y.is_complex()  # then only sums of two different singular values are divided by
+    if (pairs and p == 1) or torch.compiler.is_compiling():
+        return
+    if bool((values[..., : 1 + pairs].sum(-1) <= p * info.eps * values[..., -1]).any()):
+        raise ValueError(f"a matrix without full rank, of shape {tuple(y.shape)}: its polar factor has no derivative")
 
 
 def _decompose(y: Tensor, orientation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

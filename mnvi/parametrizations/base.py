@@ -97,7 +97,7 @@ class Parametrization(nn.Module, ABC):
         if self._start is not None:  # while mnvi.constrain attaches it
             return self._start
         if self.layout is None:
-            self.attach(Layout(tuple(weight.shape)), weight)
+            return self._first(weight)
         layout = self._attached()
         if tuple(weight.shape) != layout.shape:
             raise ValueError(f"{self} is attached to a weight of shape {layout.shape}, got {tuple(weight.shape)}")
@@ -108,6 +108,15 @@ class Parametrization(nn.Module, ABC):
             matrix = layout.matrix(weight)
             self.manifold(weight.dtype).check(matrix)
             return self.coordinates(matrix)
+
+    def _first(self, weight: Tensor) -> Originals:
+        """:meth:`right_inverse` of the weight that it is attached to by that, unless there is an error."""
+        self.attach(Layout(tuple(weight.shape)), weight)
+        try:
+            return self.right_inverse(weight)
+        except ValueError:
+            self.layout = None
+            raise
 
     def multiply(self, x: Tensor, *originals: Tensor) -> Tensor:
         """``x @ weight.mT`` for rows x of shape (..., in), as a linear layer has it."""
@@ -136,6 +145,8 @@ class Parametrization(nn.Module, ABC):
     def _attached(self, originals: tuple[Tensor, ...] = ()) -> Layout:
         if self.layout is None:
             raise ValueError(f"{self} is not attached to a weight: use mnvi.constrain(module, name, parametrization)")
+        if originals and originals[0].real.dtype not in REAL:
+            raise TypeError(f"{self} needs parameters of {REAL}, under autocast too, got {originals[0].dtype}")
         if originals and self._complex and self._complex != tuple(each.is_complex() for each in originals):
             raise TypeError(f"the weight of {self} was made real or complex; convert it before mnvi.constrain")
         return self.layout

@@ -1,5 +1,6 @@
 """Attaching a parametrization to the weight of a module."""
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -34,8 +35,8 @@ def constrain(
         name: of the parameter, ``"weight"`` say, a matrix or a batch of them; of a convolution, the kernel.
         parametrization: from :mod:`mnvi.parametrizations`, a new one for each weight.
         start: ``"auto"`` keeps a weight that the parametrization reaches and draws a start by its initialiser for any
-            other (a new layer's, say); ``"weight"`` insists on keeping it; ``"nearest"`` begins at the nearest point of
-            the manifold; ``"draw"`` always draws.
+            other (a new layer's, say), with a warning if the weight is on the manifold; ``"weight"`` insists on keeping
+            it; ``"nearest"`` begins at the nearest point of the manifold; ``"draw"`` always draws.
         generator: for the draw.
 
     Returns:
@@ -55,6 +56,8 @@ def constrain(
     weight = getattr(module, name, None)
     if not isinstance(weight, nn.Parameter):
         raise ValueError(f"{type(module).__name__} has no parameter {name!r} of its own")
+    if weight.is_meta:
+        raise ValueError(f"{name!r} of {type(module).__name__} is on the meta device; constrain it once it has numbers")
     if weight.dim() < 2 or not weight.numel():
         raise ValueError(f"a constrained weight needs at least two dimensions, none 0, got shape {tuple(weight.shape)}")
     layout = Layout(tuple(weight.shape), kernel=isinstance(module, _ConvNd))
@@ -107,8 +110,14 @@ def _start(parametrization: Parametrization, matrix: Tensor, start: str, generat
         return parametrization.coordinates(parametrization.nearest(matrix))
     try:
         parametrization.manifold(matrix.dtype).check(matrix)
-        return parametrization.coordinates(matrix)
     except ValueError as error:
         if start == "auto":
             return draw()
-        raise ValueError(f"{error}; start='nearest' begins at the nearest matrix within reach") from None
+        raise ValueError(f"{error}; start='nearest' begins at the nearest point of the manifold") from None
+    try:
+        return parametrization.coordinates(matrix)
+    except ValueError as error:
+        if start == "weight":
+            raise ValueError(f"{error}; start='draw' begins elsewhere") from None
+        warnings.warn(f"the weight is not kept, though on the manifold: {error}", stacklevel=3)
+        return draw()

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..manifolds import Manifold, Stiefel
 from ..manifolds.base import REAL, Size
+from ..manifolds.exponential import exponential
 from ..manifolds.orthonormal import check_thin
 from ..manifolds.polar import polar_factor
 from .base import Originals, Parametrization, check_determinant
@@ -19,8 +20,8 @@ class CWY(ReflectionProduct):
 
     The rows of U are vᵢ/‖vᵢ‖, striu is the part above the diagonal. It is the matrix of :class:`Householder`, without
     its loop. With L = n it reaches every orthogonal matrix of that determinant, with L < n those that leave n − L
-    directions as they are; :func:`mnvi.multiply` and recurrent layers then apply I − UᵀP, P = S⁻¹U, in O(nL) a row,
-    and never form Q. Differentiable once.
+    directions as they are; :func:`mnvi.parametrizations.multiply` and recurrent layers then apply I − UᵀP, P = S⁻¹U, in
+    O(nL) a row, and never form Q. Differentiable once.
 
     Args:
         reflections: L, at most the number of rows n.
@@ -44,19 +45,12 @@ class CWY(ReflectionProduct):
         return first_columns(unit_rows(originals[0]), originals[0].shape[-1])
 
     def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
-        u, p = self._thin(*originals)
+        u, p = self.thin(*originals)
         return x - (x @ p.mT) @ u
 
     def transposed_rows(self, x: Tensor, *originals: Tensor) -> Tensor:
-        u, p = self._thin(*originals)
+        u, p = self.thin(*originals)
         return x - (x @ u.mT) @ p
-
-    def factors(self, *originals: Tensor) -> tuple[Tensor, ...]:
-        return self._thin(*originals) if self.reflections < originals[0].shape[-1] else super().factors(*originals)
-
-    def _thin(self, *originals: Tensor) -> tuple[Tensor, Tensor]:
-        u = unit_rows(originals[0])
-        return u, right_factor(u, u.shape[-1])
 
 
 class TCWY(Parametrization):
@@ -115,7 +109,7 @@ class TCWY(Parametrization):
         n, p = size[-2:]
         if self.init == "haar":
             return haar_vectors(torch.randn(*size[:-2], p, n, generator=generator, dtype=dtype, device=device))
-        square = torch.linalg.matrix_exp(draw_skew(self.init, (*size[:-2], p, p), generator))
+        square = exponential(draw_skew(self.init, (*size[:-2], p, p), generator))
         if n == p:
             square[..., -1] *= _determinant(p)
         return self.coordinates(F.pad(square, (0, 0, 0, n - p)).to(device, dtype or torch.get_default_dtype()))

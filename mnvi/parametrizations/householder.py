@@ -14,8 +14,9 @@ class Householder(ReflectionProduct):
     """Q = H(v₁)···H(v_L), H(v) = I − 2vvᵀ/vᵀv: an orthogonal matrix of determinant (−1)^L, in L steps of O(n²).
 
     The same matrix, of the same unconstrained tensor, as :class:`CWY`, which is the faster; this is its reference.
-    :func:`mnvi.multiply` applies the reflections to the rows. The backward pass keeps the result only and takes the
-    reflections off again, each being its own inverse. Differentiable once.
+    :func:`mnvi.parametrizations.multiply` applies the reflections to the rows; recurrent layers, for L < n, use the
+    factors of CWY. The backward pass keeps the result only and takes the reflections off again, each being its own
+    inverse. Differentiable once.
 
     Args:
         reflections: L, at most the number of rows n.

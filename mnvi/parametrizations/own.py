@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..manifolds import Manifold, Stiefel
 from ..manifolds.base import TOLERANCE, Size
+from ..manifolds.exponential import exponential
 from ..manifolds.orthonormal import check_thin
 from ..manifolds.polar import polar_factor
 from .base import Originals, Parametrization
@@ -69,7 +70,7 @@ class OWN(Parametrization):
         if self.init == "haar":
             v = torch.randn(*size, generator=generator, dtype=dtype, device=device)
         else:
-            square = torch.linalg.matrix_exp(draw_skew(self.init, (*size[:-2], p, p), generator))
+            square = exponential(draw_skew(self.init, (*size[:-2], p, p), generator))
             v = F.pad(square, (0, 0, 0, n - p)).to(device, dtype or torch.get_default_dtype())
         return self.matrix(v)
 

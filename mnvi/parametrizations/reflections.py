@@ -10,9 +10,11 @@ from ..differentiation import differentiable_once
 from ..manifolds import Manifold, Orthogonal
 from ..manifolds.base import Size
 from ..manifolds.branching import refuse_nonfinite, within
+from ..manifolds.exponential import exponential
 from ..manifolds.polar import polar_factor
 from ..manifolds.skew_hermitian import identity
 from .base import Originals, Parametrization, check_determinant, check_square
+from .compact_wy import right_factor
 from .group import draw_skew
 
 
@@ -57,7 +59,7 @@ class ReflectionProduct(Parametrization):
             return unit_rows(x) if count < n else haar_vectors(x)
         k = draw_skew(self.init, size, generator)
         k[..., count - count % 2 :, :] = 0  # every block takes two reflections
-        start = torch.linalg.matrix_exp(k)
+        start = exponential(k)
         start[..., -1] *= self.determinant  # no block reaches the last column where the number of reflections is odd
         return decompose(start, count)[0].to(device, dtype or torch.get_default_dtype())
 
@@ -66,6 +68,14 @@ class ReflectionProduct(Parametrization):
         if self.reflections < matrix.shape[-1]:
             return super().nearest(matrix)
         return polar_factor(matrix, matrix.new_full(matrix.shape[:-2], self.determinant))
+
+    def factors(self, *originals: Tensor) -> tuple[Tensor, ...]:
+        return self.thin(*originals) if self.reflections < originals[0].shape[-1] else super().factors(*originals)
+
+    def thin(self, *originals: Tensor) -> tuple[Tensor, Tensor]:
+        """U and P, both (L, n), where Q = I − UᵀP."""
+        u = unit_rows(originals[0])
+        return u, right_factor(u, u.shape[-1])
 
     def extra_repr(self) -> str:
         return f"reflections={self.reflections}, {super().extra_repr()}"

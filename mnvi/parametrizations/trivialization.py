@@ -1,5 +1,6 @@
 """Dynamic trivializations: a manifold through the tangent space at a base point that moves along."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch.optim.optimizer import Optimizer
 from ..checks import instance, one_of, positive_int
 from ..manifolds import Manifold, SpecialOrthogonal
 from ..manifolds.base import Size
+from ..manifolds.branching import refuse_nonfinite
+from ..manifolds.exponential import exponential
 from ..manifolds.matrix_group import MatrixGroup
 from ..manifolds.unitary_group import UnitaryGroup
 from .base import Originals, Parametrization
@@ -31,7 +34,7 @@ class Trivialization(Parametrization):
 
     Args:
         manifold: from :mod:`mnvi.manifolds`, of points that are one tensor; default ``SpecialOrthogonal("exp")``.
-        rebase_every: K, or None for ∞.
+        rebase_every: K, or None or math.inf for ∞.
         project_every: M: at every M-th rebase B is projected onto the manifold, against rounding; None never does.
         optimiser_state: what a rebase does to the optimiser's state of V. ``"keep"`` leaves it; on a group its
             coordinates turn with B, so that nothing is lost. ``"transport"`` carries momenta to the new base point by
@@ -54,7 +57,7 @@ class Trivialization(Parametrization):
     def __init__(
         self,
         manifold: Manifold | None = None,
-        rebase_every: int | None = 100,
+        rebase_every: float | None = 100,
         project_every: int | None = 100,
         *,
         optimiser_state: str = "keep",
@@ -68,10 +71,8 @@ class Trivialization(Parametrization):
             raise TypeError(f"a weight is one tensor, a point of {self.space} is {self.space.num_tensors}")
         if init != "haar" and not isinstance(self.space, UnitaryGroup):
             raise ValueError(f"init {init!r} needs a group of orthogonal matrices, got {self.space}; use 'haar'")
-        for name, value in (("rebase_every", rebase_every), ("project_every", project_every)):
-            if value is not None:
-                positive_int(name, value)
-        self.rebase_every, self.project_every = rebase_every, project_every
+        self.rebase_every = None if rebase_every in (None, math.inf) else positive_int("rebase_every", rebase_every)
+        self.project_every = None if project_every is None else positive_int("project_every", project_every)
         self.optimiser_state = one_of("optimiser_state", optimiser_state, OPTIMISER_STATES)
         self.steps = self.rebases = 0
         self._coordinates: tuple[Tensor, ...] = ()
@@ -106,17 +107,19 @@ class Trivialization(Parametrization):
         return self.space.retract(self.base, _Tangent.apply(originals[0], self.base, self.space))
 
     def coordinates(self, matrix: Tensor) -> Originals:
-        """Zeros, after the base point has become ``matrix``."""
+        """Zeros, after the base point has become ``matrix``, projected if it is off by more than rounding."""
         if matrix.dtype != self.base.dtype:
             raise ValueError(f"{self} is attached to a weight of {self.base.dtype}, got one of {matrix.dtype}")
-        self.base.copy_(matrix)
+        rounding = 10 * matrix.shape[-2] * torch.finfo(matrix.dtype).eps
+        off = self.space.residual(matrix).max() > rounding
+        self.base.copy_(self.space.project(matrix) if off else matrix)
         return matrix.new_zeros(matrix.shape)
 
     def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
         if self.init == "haar":
             point = self.space.random(*size, generator=generator, dtype=dtype, device=device)
         else:
-            point = torch.linalg.matrix_exp(draw_skew(self.init, size, generator)).to(device, dtype)
+            point = exponential(draw_skew(self.init, size, generator)).to(device, dtype)
         return self.coordinates(point)
 
     def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
@@ -152,6 +155,23 @@ class Trivialization(Parametrization):
                 if isinstance(moment := state.get(name), Tensor):
                     moment.copy_(self.space.transport(self.base, new, self.space.tangent(self.base, moment)))
 
+    def _apply(self, fn, recurse: bool = True) -> "Trivialization":
+        before = None if self.layout is None else self.base.dtype
+        super()._apply(fn, recurse)
+        self._refine(before)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.layout is not None and isinstance(saved := state_dict.get(prefix + "base"), Tensor):
+            self._refine(saved.dtype)
+
+    @torch.no_grad()
+    def _refine(self, before: torch.dtype | None) -> None:
+        """Project the base point where it holds more digits than before, ``before``."""
+        if before is not None and torch.finfo(self.base.dtype).eps < torch.finfo(before).eps:
+            self.base.copy_(self.space.project(self.base))
+
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.steps, self.rebases])
 
@@ -168,6 +188,7 @@ class _Tangent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, base: Tensor, manifold: Manifold) -> Tensor:
+        refuse_nonfinite("the coordinates of a trivialization", v)
         ctx.save_for_backward(base)
         ctx.manifold = manifold
         return manifold.tangent(base, v)

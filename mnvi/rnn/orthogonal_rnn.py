@@ -1,5 +1,7 @@
 """A recurrent layer whose kernel is orthogonal, unitary, or whatever its parametrization makes it."""
 
+from numbers import Real
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from .rollout import rollout
 
 
 class OrthogonalRNN(nn.Module):
-    """h_t = σ(V x_t + Q h_{t−1} [+ b]), with nn.RNN's call: ``output, h_n = rnn(x, h_0)``.
+    """h_t = σ(V x_t + Q h_{t−1} [+ b]), with nn.RNN's call: ``output, h_n = rnn(x, hx)``.
 
     Q is mapped once a call, not once a step; with L < n reflections it is never formed. Where the dtype is complex, so
     are input map, states and outputs, and Q is unitary; ``torch.view_as_real(output).flatten(-2)`` suits a real layer.
@@ -35,8 +37,9 @@ class OrthogonalRNN(nn.Module):
         device, dtype: as in nn.RNN; the dtype may be complex, and is then to be given here: ``.to`` and ``.double``
             do not convert what a unitary kernel is made from.
 
-    Input (time, batch, m), or (time, m), or a PackedSequence of m features, and h_0 (num_layers, batch, n), zeros
-    where it is not given. Output the states of the last layer, in the form of the input, and the last states h_n.
+    Input (time, batch, m), or (time, m), or a PackedSequence of m features, and hx, the states (num_layers, batch, n)
+    before, zeros where they are not given. Output the states of the last layer, in the form of the input, and the last
+    states h_n.
 
     The output must not be edited in place before the backward pass, which is differentiable once.
 
@@ -58,8 +61,8 @@ class OrthogonalRNN(nn.Module):
         self,
         input_size: int,
         hidden_size: int,
-        *,
         num_layers: int = 1,
+        *,
         kernel: Parametrization | nn.Linear | None = None,
         nonlinearity: str = "modrelu",
         bias: bool = True,
@@ -71,8 +74,10 @@ class OrthogonalRNN(nn.Module):
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             positive_int(name, value)
         one_of("nonlinearity", nonlinearity, tuple(NONLINEARITIES))
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be from 0 to below 1, got {dropout}")
+        if isinstance(dropout, bool) or not isinstance(dropout, Real):
+            raise TypeError(f"dropout must be a number, got {dropout!r}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout must be from 0 to 1, got {dropout}")
         check_kernel(kernel, hidden_size)
         if NONLINEARITIES[nonlinearity].real and dtype is not None and dtype.is_complex:
             raise ValueError(f"nonlinearity {nonlinearity!r} is for real states, got dtype {dtype}")
@@ -102,14 +107,16 @@ class OrthogonalRNN(nn.Module):
         for threshold in self.thresholds:
             nn.init.uniform_(threshold, -0.01, 0.01)
 
-    def forward(self, input: Tensor | PackedSequence, h_0: Tensor | None = None):
+    def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None):
         """The states of the last layer at every step and those of every layer after the last."""
         if isinstance(input, PackedSequence):
             self._check(input.data, 2)
-            return self._packed(input, h_0)
+            return self._packed(input, hx)
+        if not isinstance(input, Tensor):
+            raise TypeError(f"expected a tensor or a PackedSequence, got {type(input).__name__}")
         if input.dim() == 2:
             batch = 0 if self.batch_first else 1
-            output, h_n = self(input.unsqueeze(batch), None if h_0 is None else h_0.unsqueeze(1))
+            output, h_n = self(input.unsqueeze(batch), hx.unsqueeze(1) if isinstance(hx, Tensor) else hx)
             return output.squeeze(batch), h_n.squeeze(1)
         self._check(input, 3)
         x = input.transpose(0, 1) if self.batch_first else input
@@ -117,14 +124,14 @@ class OrthogonalRNN(nn.Module):
         if not time:
             raise ValueError(f"a sequence needs at least one step, got an input of shape {tuple(input.shape)}")
         flat = x.reshape(time * batch, self.input_size)
-        states, h_n = self._layers(flat, [batch] * time, self._initial(h_0, batch, x))
+        states, h_n = self._layers(flat, [batch] * time, self._initial(hx, batch, x))
         output = states.view(time, batch, self.hidden_size)
         return (output.transpose(0, 1) if self.batch_first else output), h_n
 
-    def _packed(self, packed: PackedSequence, h_0: Tensor | None) -> tuple[PackedSequence, Tensor]:
+    def _packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
         data, batch_sizes, order, back = packed
         sizes = batch_sizes.tolist()
-        initial = self._initial(h_0, sizes[0], data)
+        initial = self._initial(hx, sizes[0], data)
         states, h_n = self._layers(data, sizes, initial if order is None else initial[:, order])
         return PackedSequence(states, batch_sizes, order, back), (h_n if back is None else h_n[:, back])
 
@@ -143,18 +150,18 @@ class OrthogonalRNN(nn.Module):
         refuse_nonfinite("the states of a recurrent layer", torch.view_as_real(h_n) if h_n.is_complex() else h_n)
         return x, h_n
 
-    def _initial(self, h_0: Tensor | None, batch: int, x: Tensor) -> Tensor:
+    def _initial(self, hx: Tensor | None, batch: int, x: Tensor) -> Tensor:
         shape, dtype = (self.num_layers, batch, self.hidden_size), next(self.inputs.parameters()).dtype
-        if h_0 is None:
+        if hx is None:
             return x.new_zeros(shape, dtype=dtype)
-        if not isinstance(h_0, Tensor):
-            raise TypeError(f"h_0 must be a tensor of shape {shape}, got {type(h_0).__name__}")
-        if h_0.shape != shape:
-            raise ValueError(f"h_0 must have shape {shape}, got {tuple(h_0.shape)}")
-        if h_0.is_complex() and not dtype.is_complex:
-            raise TypeError(f"this layer is real, got an h_0 of {h_0.dtype}")
-        refuse_nonfinite("h_0", h_0)
-        return h_0.to(dtype)
+        if not isinstance(hx, Tensor):
+            raise TypeError(f"hx must be a tensor of shape {shape}, got {type(hx).__name__}")
+        if hx.shape != shape:
+            raise ValueError(f"hx must have shape {shape}, got {tuple(hx.shape)}")
+        if hx.is_complex() and not dtype.is_complex:
+            raise TypeError(f"this layer is real, got an hx of {hx.dtype}")
+        refuse_nonfinite("hx", hx)
+        return hx.to(dtype)
 
     def _check(self, x: Tensor, dim: int) -> None:
         if x.dim() != dim or x.shape[-1] != self.input_size:
