@@ -284,11 +284,16 @@ def test_full_precision_under_autocast():
             assert torch.equal(actual, exact)
 
 
-def test_compiles_without_a_graph_break():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
+def test_compiled_it_is_the_same(dtype):
     torch._dynamo.reset()
-    a = skew(4, 1.0).requires_grad_()
     compiled = torch.compile(exponential, fullgraph=True, backend="aot_eager")
-    assert_close(compiled(a), exponential(a))
+    for length in (1.0, 1000.0):
+        a = skew(4, length, dtype)
+        for actual, expected in zip(*(with_gradient(each, a, a) for each in (compiled, exponential)), strict=True):
+            assert_close(actual, expected)
+    with pytest.raises(ValueError, match="must be finite"):
+        compiled(torch.full_like(a, math.nan))
     torch._dynamo.reset()
 
 
