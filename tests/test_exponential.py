@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 from conftest import assert_close, cases
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mnvi.manifolds.exponential import exponential
@@ -294,6 +294,35 @@ def test_compiled_it_is_the_same(dtype):
             assert_close(actual, expected)
     with pytest.raises(ValueError, match="must be finite"):
         compiled(torch.full_like(a, math.nan))
+    torch._dynamo.reset()
+
+
+TRANSFORMS = {
+    "jvp": lambda f, a: torch.func.jvp(f, (a,), (a,))[1],
+    "grad": lambda f, a: torch.func.grad(lambda b: f(b).square().sum())(a),
+    "jacrev": lambda f, a: torch.func.jacrev(f)(a),
+}
+
+
+# torch's own: its forward derivatives load decompositions written in it.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@cases("transform", TRANSFORMS)
+def test_compiled_transforms_are_those_of_torchs(transform):
+    torch._dynamo.reset()
+    a = gaussian(3, 1.0)
+    compiled = torch.compile(lambda a: transform(exponential, a), backend="aot_eager")
+    assert_close(compiled(a), transform(torch.linalg.matrix_exp, a))
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_a_compiled_call_has_forward_derivatives():
+    torch._dynamo.reset()
+    a, compiled = gaussian(3, 1.0), torch.compile(exponential, backend="aot_eager")
+    compiled(a)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(compiled(forward_ad.make_dual(a, a))).tangent
+    assert_close(tangent, TRANSFORMS["jvp"](torch.linalg.matrix_exp, a))
     torch._dynamo.reset()
 
 

@@ -315,22 +315,33 @@ def test_derivatives_of_the_polar_factor(dtype, singular):
 
 
 @cases("shape", {"tall": (5, 3), "square": (3, 3)})
-def test_without_full_rank_the_polar_factor_has_no_derivative(shape):
-    y = torch.ones(shape, requires_grad=True)
-    factor = polar_factor(y)
-    with pytest.raises(ValueError, match="without full rank"):
-        factor.sum().backward()
+def test_where_the_polar_factor_is_not_unique_it_has_no_derivative(shape):
+    y = torch.randn(4, *shape)
+    y[2] = 0
+    y.requires_grad_()
+    with pytest.raises(ValueError, match=r"as that of matrix \[2\] of the batch"):
+        polar_factor(y).sum().backward()
+    polar_factor(y)[[0, 1, 3]].sum().backward()  # the others have one
+    assert not y.grad[2].any()
+    alone = y[1].detach().requires_grad_()
+    polar_factor(alone).sum().backward()
+    assert_close(alone.grad, y.grad[1])
 
 
-def test_in_a_square_matrix_one_singular_value_may_be_zero():
-    y = torch.diag(torch.tensor([2.0, 1.0, 0.0])).requires_grad_()
-    turned = SpecialOrthogonal().project(y)
-    assert_close(turned, torch.eye(3))
-    gradient = torch.randn(3, 3)
-    turned.backward(gradient)
-    # A step in the direction of the pair (i, j) turns by it over the sum of the two singular values.
-    sums = torch.tensor([[4.0, 3, 2], [3, 2, 1], [2, 1, 1]])
-    assert_close(y.grad, (gradient - gradient.mT) / sums)
+@pytest.mark.parametrize("smallest", [0.0, 1e-12, 1e-3])
+def test_a_rotation_nearest_to_a_singular_matrix_has_derivatives(smallest):
+    u, v = SpecialOrthogonal().random(2, 4, 4)
+    y = ((u * torch.tensor([3.0, 2.0, 1.0, smallest])) @ v.mT).requires_grad_()
+    assert gradcheck(SpecialOrthogonal().project, y)
+    assert gradgradcheck(SpecialOrthogonal().project, y, atol=1e-4)
+
+
+def test_an_ill_conditioned_polar_factor_has_a_derivative():
+    y = torch.eye(513, 512, dtype=torch.float32)
+    y[0, 0] = 5e-5
+    y.requires_grad_()
+    Stiefel().project(y).sum().backward()
+    assert y.grad.isfinite().all()
 
 
 def test_derivatives_of_the_nearest_rotation():

@@ -272,6 +272,7 @@ def test_bad_input_is_refused():
         ({"nonlinearity": "sigmoid"}, ValueError, "modrelu"),
         ({"num_layers": 0}, ValueError, "num_layers"),
         ({"dropout": 1.5}, ValueError, "dropout"),
+        ({"dropout": 0.5, "dtype": torch.complex64, "nonlinearity": "modrelu"}, ValueError, "dropout is for real"),
         ({"dropout": "a"}, TypeError, "dropout must be a number"),
         ({"nonlinearity": "relu", "dtype": torch.complex64}, ValueError, "complex"),
     ],
@@ -347,5 +348,7 @@ def test_an_initial_state_that_does_not_fit_the_layer():
         rnn(x, torch.zeros(1, 1, 3, dtype=torch.complex64))
     with pytest.raises(TypeError, match="expected a tensor or a PackedSequence, got list"):
         rnn([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"hx must have shape \(1, 3\), got \(1, 1, 3\)"):
+        rnn(x[:, 0], torch.zeros(1, 1, 3))
     with pytest.raises(TypeError, match="hx must be a tensor"):
         rnn(x, (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)))

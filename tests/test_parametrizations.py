@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import mnvi
-from mnvi.manifolds import SPD, GeneralLinear, Grassmann, SpecialLinear, SpecialOrthogonal, Stiefel, Unitary
+from mnvi.manifolds import SPD, GeneralLinear, Grassmann, Orthogonal, SpecialLinear, SpecialOrthogonal, Stiefel, Unitary
 from mnvi.parametrizations import (
     CWY,
     EUNN,
@@ -322,8 +322,12 @@ def test_a_weight_on_the_manifold_is_not_dropped_in_silence():
     linear = nn.Linear(4, 4)
     with torch.no_grad():
         linear.weight.copy_(torch.diag(torch.tensor([1.0, 1.0, 1.0, -1.0])))
-    with pytest.warns(UserWarning, match=r"not kept, .* there is Exponential\(-1\)"):
-        mnvi.constrain(linear, "weight", Exponential())
+    with pytest.warns(UserWarning, match=r"not kept, .* there are Exponential\(-1\) and Trivialization\(Orthogonal"):
+        mnvi.constrain(copy.deepcopy(linear), "weight", Exponential())
+    with pytest.warns(UserWarning, match="not kept, .* not a point of SpecialOrthogonal"):
+        mnvi.constrain(copy.deepcopy(linear), "weight", Trivialization())
+    kept = mnvi.constrain(copy.deepcopy(linear), "weight", Trivialization(Orthogonal())).weight
+    assert torch.equal(kept, linear.weight)
 
 
 def test_a_weight_without_numbers_is_refused():

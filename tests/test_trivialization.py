@@ -241,6 +241,15 @@ def test_coordinates_that_are_not_finite_are_refused(manifold, shape, dtype):
         module.weight  # noqa: B018
 
 
+def test_a_base_without_numbers_can_change_its_precision():
+    linear = mnvi.constrain(nn.Linear(4, 4), "weight", Trivialization())
+    with torch.no_grad():
+        linear.parametrizations.weight[0].base.fill_(torch.nan)
+    assert linear.double().parametrizations.weight[0].base.dtype == torch.float64
+    meta = mnvi.constrain(nn.Linear(4, 4), "weight", Trivialization()).to("meta").double()
+    assert meta.parametrizations.weight[0].base.dtype == torch.float64
+
+
 def test_a_copy_that_only_ever_runs_compiled_is_followed_too():
     module = copy.deepcopy(constrained(Trivialization(rebase_every=1), (4, 4)))
     compiled = torch.compile(lambda: module.weight.sum(), fullgraph=True, backend="eager")

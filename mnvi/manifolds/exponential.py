@@ -9,7 +9,7 @@ from torch.autograd import Function
 from ..precision import full_precision
 from .base import COMPLEX, REAL
 from .scaling_and_squaring import differentiate, evaluate
-from .traced_exponential import traced_exponential
+from .traced_exponential import traced_exponential, transformed
 
 
 def exponential(a: Tensor, name: str = "the argument of the exponential", *, tangent: bool = False) -> Tensor:
@@ -17,8 +17,9 @@ def exponential(a: Tensor, name: str = "the argument of the exponential", *, tan
 
     Where all matrices of a batch are skew-Hermitian, exactly, the results are unitary to rounding however large they
     are, and cheaper. The first derivative costs twice the exponential; each further one is the exponential of matrices
-    of twice the size. In a traced graph it is one operation, differentiable once, by 2·(4 + s) products and 4 + s more.
-    Forward-mode derivatives and torch.vmap are not supported.
+    of twice the size. In a compiled graph it is one operation, whose backward pass evaluates it again; in an
+    exported one, and in one that torch.func transforms, torch.linalg.matrix_exp. Forward-mode derivatives and
+    torch.vmap are otherwise not supported.
 
     Args:
         a: shape (..., n, n), real or complex, float32 or float64.
@@ -44,7 +45,8 @@ def exponential(a: Tensor, name: str = "the argument of the exponential", *, tan
         return a.clone()
     batch = a.reshape(-1, *a.shape[-2:])
     if torch.compiler.is_compiling():
-        return traced_exponential(batch, name, tangent).reshape(a.shape)
+        traced = torch.linalg.matrix_exp(batch) if transformed() else traced_exponential(batch, name, tangent)
+        return traced.reshape(a.shape)
     return _Exponential.apply(batch, name, tangent)[0].reshape(a.shape)  # type: ignore[index]
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .base import sym
+from ..precision import full_precision
+from .base import skew, sym
 from .branching import refuse_nonfinite, within
 
 SPREAD = 30.0  # largest ratio of eigenvalues of yᴴy at which the Gram matrix is as good as the SVD, to about 30 eps
@@ -27,8 +28,7 @@ def polar_factor(y: Tensor, orientation: Tensor | None = None) -> Tensor:
         The factor, of shape (..., n, p).
 
     Raises:
-        ValueError: if y is not finite; in the backward pass, if its rank is below p, or p − 1 where it is
-            square and real.
+        ValueError: if y is not finite; in the backward pass, if the factor is not unique, outside traced graphs.
 
     Source: Higham, 'Functions of Matrices' (2008), chapter 8.
     """
@@ -53,24 +53,25 @@ class _PolarFactor(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_):  # type: ignore[override]
         y, u, vectors, values = ctx.saved_tensors
-        _check_rank(y, values)
-        h, along = sym(u.mH @ y), u.mH @ grad
-        result = u @ _Sylvester.apply(h, along - along.mH, vectors, values)
-        if y.shape[-2] > y.shape[-1]:  # in a square matrix nothing lies outside, and H may be singular
-            result = result + torch.linalg.solve(h, grad - u @ along, left=False)
-        return result, None
+        with full_precision(y):
+            h, along = sym(u.mH @ y), u.mH @ grad
+            result = u @ _Sylvester.apply(h, along - along.mH, vectors, values)
+            if y.shape[-2] > y.shape[-1]:  # in a square matrix nothing lies outside, and H may be singular
+                result = result + torch.linalg.solve_ex(h, grad - u @ along, left=False).result
+        return _defined(result, grad), None
 
 
 class _Sylvester(Function):
-    """h, c ↦ the solution x of h x + x h = c, for Hermitian h with the given eigenvectors and eigenvalues."""
+    """h, c ↦ the skew-Hermitian solution x of h x + x h = skew(c), for Hermitian h of these eigenvectors and values."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(h: Tensor, c: Tensor, vectors: Tensor, values: Tensor) -> Tensor:  # type: ignore[override]
         sums = values[..., :, None] + values[..., None, :]
-        sums = sums.masked_fill(sums == 0, 1)  # twice a singular value, with a number that is 0
-        return vectors @ ((vectors.mH @ c @ vectors) / sums) @ vectors.mH
+        if not c.is_complex():  # then the diagonal is 0, exactly, whatever it is divided by
+            sums.diagonal(dim1=-2, dim2=-1).fill_(1)
+        return vectors @ (skew(vectors.mH @ c @ vectors) / sums) @ vectors.mH
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -81,17 +82,19 @@ class _Sylvester(Function):
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         h, x, vectors, values = ctx.saved_tensors
         grad_c = _Sylvester.apply(h, grad, vectors, values)
-        return -(grad_c @ x.mH + x.mH @ grad_c), grad_c, None, None  # type: ignore[operator]
+        return x @ grad_c + grad_c @ x, grad_c, None, None  # type: ignore[operator]
 
 
-def _check_rank(y: Tensor, values: Tensor) -> None:
-    """Raise ValueError where the factor is not unique, so that it has no derivative; not in a traced graph."""
-    p, info = values.shape[-1], torch.finfo(values.dtype)
-    pairs = y.shape[-2] == p and not y.is_complex()  # then only sums of two different singular values are divided by
-    if (pairs and p == 1) or torch.compiler.is_compiling():
-        return
-    if bool((values[..., : 1 + pairs].sum(-1) <= p * info.eps * values[..., -1]).any()):
-        raise ValueError(f"a matrix without full rank, of shape {tuple(y.shape)}: its polar factor has no derivative")
+def _defined(result: Tensor, grad: Tensor) -> Tensor:
+    """The gradient ``result``, 0 where ``grad`` is 0; ValueError where there is none, outside traced graphs."""
+    if within(result, torch.finfo(result.dtype).max, traced=True):
+        return result
+    unused = (grad == 0).flatten(-2).all(-1)
+    missing = ~result.isfinite().flatten(-2).all(-1) & grad.isfinite().flatten(-2).all(-1) & ~unused
+    if missing.any():
+        where = f"matrix {missing.nonzero()[0].tolist()} of the batch" if missing.dim() else "the matrix"
+        raise ValueError(f"the polar factor has no derivative where the rank is not full, as that of {where} is not")
+    return result.masked_fill(unused[..., None, None], 0)
 
 
 def _decompose(y: Tensor, orientation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,21 +2,29 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import custom_op
 
 from ..precision import full_precision
 from .scaling_and_squaring import differentiate, evaluate
 
 
-@custom_op("mnvi::exponential", mutates_args=())
+def transformed() -> bool:
+    """Whether the traced graph is exported, or one of torch.func, or of forward-mode derivatives: for torch's own."""
+    functional = torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_exporting() or functional or forward_ad._current_level >= 0
+
+
+@custom_op("mnvi::exponential", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def traced_exponential(a: Tensor, name: str, tangent: bool) -> Tensor:
     """exp(a), shape (b, n, n); ``name`` and ``tangent`` as for :func:`mnvi.manifolds.exponential.exponential`."""
     with full_precision(a):
         return evaluate(a, name)[0]
 
 
-@custom_op("mnvi::exponential_adjoint", mutates_args=())
+@custom_op("mnvi::exponential_adjoint", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _adjoint(a: Tensor, grad: Tensor, tangent: bool) -> Tensor:
     """L(aᴴ, g), whose stages are computed again."""
     with full_precision(a):

@@ -10,6 +10,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from ..checks import instance, one_of
+from ..manifolds import orthonormal
+from ..manifolds.base import TOLERANCE
 from ..precision import full_precision
 from .base import Originals, Parametrization
 from .layout import Layout
@@ -35,7 +37,7 @@ def constrain(
         name: of the parameter, ``"weight"`` say, a matrix or a batch of them; of a convolution, the kernel.
         parametrization: from :mod:`mnvi.parametrizations`, a new one for each weight.
         start: ``"auto"`` keeps a weight that the parametrization reaches and draws a start by its initialiser for any
-            other (a new layer's, say), with a warning if the weight is on the manifold; ``"weight"`` insists on keeping
+            other (a new layer's, say), with a warning if that one is orthonormal; ``"weight"`` insists on keeping
             it; ``"nearest"`` begins at the nearest point of the manifold; ``"draw"`` always draws.
         generator: for the draw.
 
@@ -110,14 +112,11 @@ def _start(parametrization: Parametrization, matrix: Tensor, start: str, generat
         return parametrization.coordinates(parametrization.nearest(matrix))
     try:
         parametrization.manifold(matrix.dtype).check(matrix)
-    except ValueError as error:
-        if start == "auto":
-            return draw()
-        raise ValueError(f"{error}; start='nearest' begins at the nearest point of the manifold") from None
-    try:
         return parametrization.coordinates(matrix)
     except ValueError as error:
         if start == "weight":
-            raise ValueError(f"{error}; start='draw' begins elsewhere") from None
-        warnings.warn(f"the weight is not kept, though on the manifold: {error}", stacklevel=3)
+            others = "start='nearest' begins at the nearest point, if it is within reach, start='draw' anywhere"
+            raise ValueError(f"{error}; {others}") from None
+        if orthonormal.residual(matrix).max() <= TOLERANCE:
+            warnings.warn(f"the weight is not kept, though its columns or rows are orthonormal: {error}", stacklevel=3)
         return draw()

@@ -92,7 +92,7 @@ class TCWY(Parametrization):
     def coordinates(self, matrix: Tensor) -> Originals:
         n, p = matrix.shape[-2:]
         if n == p:
-            check_determinant(matrix, _determinant(p), f"{self}", f"there is Exponential({-_determinant(p)})")
+            check_determinant(matrix, _determinant(p), f"{self}", "there is Trivialization(Stiefel())")
         rest = matrix.mT.clone(memory_format=torch.contiguous_format)
         axes = torch.eye(p + 1, n, dtype=matrix.dtype, device=matrix.device)
         found, eps = [], torch.finfo(matrix.dtype).eps

@@ -36,7 +36,7 @@ class Exponential(GroupParametrization):
         if determinant not in (1, -1):
             raise ValueError(f"determinant must be 1 or -1, got {determinant!r}")
         self.determinant = determinant
-        self.other_determinant = f"there is Exponential({-determinant})"
+        self.other_determinant = f"there are Exponential({-determinant}) and Trivialization(Orthogonal())"
 
     def negative_signs(self, n: int) -> int:
         return 0 if self.determinant == 1 else 1

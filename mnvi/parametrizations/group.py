@@ -20,7 +20,7 @@ class GroupParametrization(Parametrization):
     complex one. D is a buffer, so that no optimiser and no weight decay can change a sign.
     """
 
-    other_determinant = "there is ScaledCayley(negative_ones)"  # what reaches it, in an error message
+    other_determinant = "there are ScaledCayley(negative_ones) and Trivialization(Orthogonal())"  # to say in an error
     signs: Tensor
     places: Tensor  # of the unconstrained numbers of a real A, in its entries row by row
 
@@ -60,12 +60,7 @@ class GroupParametrization(Parametrization):
         if not self.complex:
             signs[: self.negative_signs(n)] = -1
         self.register_buffer("signs", signs)
-        self.signed = bool((signs < 0).any())
         self.register_buffer("places", below_diagonal(n, like.device), persistent=False)
-
-    def _load_from_state_dict(self, *args) -> None:
-        super()._load_from_state_dict(*args)
-        self.signed = bool((self.signs < 0).any())
 
     def skew(self, x: Tensor) -> Tensor:
         """A, of the unconstrained tensor."""
@@ -76,8 +71,6 @@ class GroupParametrization(Parametrization):
 
     def scaled(self, x: Tensor, *originals: Tensor) -> Tensor:
         """x·D, of rows x."""
-        if not (self.complex or self.signed):
-            return x
         diagonal = self.diagonal(*originals)
         return x * (diagonal if diagonal.dim() == 1 else diagonal[..., None, :])
 

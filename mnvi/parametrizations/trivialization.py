@@ -35,7 +35,8 @@ class Trivialization(Parametrization):
     Args:
         manifold: from :mod:`mnvi.manifolds`, of points that are one tensor; default ``SpecialOrthogonal("exp")``.
         rebase_every: K, or None or math.inf for ∞.
-        project_every: M: at every M-th rebase B is projected onto the manifold, against rounding; None never does.
+        project_every: M: at every M-th rebase B is projected onto the manifold, against rounding; None or math.inf
+            never does.
         optimiser_state: what a rebase does to the optimiser's state of V. ``"keep"`` leaves it; on a group its
             coordinates turn with B, so that nothing is lost. ``"transport"`` carries momenta to the new base point by
             ``manifold.transport`` (on a group that is the same); second moments stay. ``"reset"`` clears the state.
@@ -58,7 +59,7 @@ class Trivialization(Parametrization):
         self,
         manifold: Manifold | None = None,
         rebase_every: float | None = 100,
-        project_every: int | None = 100,
+        project_every: float | None = 100,
         *,
         optimiser_state: str = "keep",
         init: str = "haar",
@@ -71,8 +72,10 @@ class Trivialization(Parametrization):
             raise TypeError(f"a weight is one tensor, a point of {self.space} is {self.space.num_tensors}")
         if init != "haar" and not isinstance(self.space, UnitaryGroup):
             raise ValueError(f"init {init!r} needs a group of orthogonal matrices, got {self.space}; use 'haar'")
-        self.rebase_every = None if rebase_every in (None, math.inf) else positive_int("rebase_every", rebase_every)
-        self.project_every = None if project_every is None else positive_int("project_every", project_every)
+        self.rebase_every, self.project_every = (
+            None if every in (None, math.inf) else positive_int(name, every)
+            for name, every in (("rebase_every", rebase_every), ("project_every", project_every))
+        )
         self.optimiser_state = one_of("optimiser_state", optimiser_state, OPTIMISER_STATES)
         self.steps = self.rebases = 0
         self._coordinates: tuple[Tensor, ...] = ()
@@ -169,8 +172,11 @@ class Trivialization(Parametrization):
     @torch.no_grad()
     def _refine(self, before: torch.dtype | None) -> None:
         """Project the base point where it holds more digits than before, ``before``."""
-        if before is not None and torch.finfo(self.base.dtype).eps < torch.finfo(before).eps:
-            self.base.copy_(self.space.project(self.base))
+        base = self.base
+        if before is None or base.is_meta or type(base) is not Tensor:  # without numbers
+            return
+        if torch.finfo(base.dtype).eps < torch.finfo(before).eps and base.isfinite().all():
+            base.copy_(self.space.project(base))
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.steps, self.rebases])

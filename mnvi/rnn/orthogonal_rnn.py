@@ -81,9 +81,11 @@ class OrthogonalRNN(nn.Module):
         check_kernel(kernel, hidden_size)
         if NONLINEARITIES[nonlinearity].real and dtype is not None and dtype.is_complex:
             raise ValueError(f"nonlinearity {nonlinearity!r} is for real states, got dtype {dtype}")
+        if 0 < dropout < 1 and dtype is not None and dtype.is_complex:
+            raise ValueError(f"dropout is for real states, got dtype {dtype}")
         super().__init__()
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.nonlinearity, self.batch_first, self.dropout = nonlinearity, batch_first, dropout
+        self.nonlinearity, self.batch_first, self.dropout = nonlinearity, batch_first, float(dropout)
         self._sigma = NONLINEARITIES[nonlinearity]()
         options = {"device": device, "dtype": dtype}
         sizes = [input_size, *[hidden_size] * (num_layers - 1)]
@@ -116,6 +118,8 @@ class OrthogonalRNN(nn.Module):
             raise TypeError(f"expected a tensor or a PackedSequence, got {type(input).__name__}")
         if input.dim() == 2:
             batch = 0 if self.batch_first else 1
+            if isinstance(hx, Tensor) and hx.dim() != 2:
+                raise ValueError(f"hx must have shape {(self.num_layers, self.hidden_size)}, got {tuple(hx.shape)}")
             output, h_n = self(input.unsqueeze(batch), hx.unsqueeze(1) if isinstance(hx, Tensor) else hx)
             return output.squeeze(batch), h_n.squeeze(1)
         self._check(input, 3)
