@@ -166,8 +166,8 @@ def digits(folder: str | None) -> Speech:
         takes = np.array([int(path.stem.split("_")[2]) for path in paths])
     else:
         raise FileNotFoundError(
-            f"{where} has neither fsdd.npz nor recordings such as 7_jackson_32.wav; set MNVI_DATA to a folder "
-            f"with fsdd.npz, or give --folder recordings after git clone {FSDD}"
+            f"{where.resolve()} has neither fsdd.npz nor recordings such as 7_jackson_32.wav; set MNVI_DATA to a "
+            f"folder with fsdd.npz, or git clone {FSDD} and give --folder free-spoken-digit-dataset/recordings"
         )
     parts = np.select([takes < 5, takes < 8], ["test", "validation"], "train")
     return _split(where, signals, parts, "spoken digits")

@@ -229,7 +229,8 @@ def figure(path: Path, runs: dict[str, dict]) -> None:
     right.set(xlabel="epoch", ylabel="accuracy on held-out images (%)")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        if axes.lines:
+            axes.legend(frameon=False)
     settings = next(iter(runs.values()))["settings"]
     permuted = ", permuted" if settings["permuted"] else ""
     canvas.suptitle(f"{settings['data']} pixel by pixel{permuted}, N = {settings['hidden']}", fontsize=13)

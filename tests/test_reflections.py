@@ -496,7 +496,11 @@ BAD = {
     "init": (lambda: TCWY(init="zero"), ValueError, "init must be one of"),
     "center": (lambda: OWN(center=1), TypeError, "center must be True or False"),
     "square-and-centred": (lambda: (nn.Linear(4, 4), OWN()), ValueError, "more rows than columns"),
-    "complex": (lambda: (nn.Linear(4, 4, dtype=torch.complex128), CWY(2)), ValueError, "real"),
+    "complex": (
+        lambda: (nn.Linear(4, 4, dtype=torch.complex128), CWY(2)),
+        ValueError,
+        "needs a weight of",
+    ),
 }
 
 

@@ -79,9 +79,9 @@ class Parametrization(nn.Module, ABC):
         if self.layout is not None:
             raise ValueError(f"{self} is attached to a weight already; give every weight its own")
         self.check_shape(layout.size)
-        self.manifold(like.dtype).check_dtype(like.dtype)
         if like.dtype not in self.dtypes:
             raise ValueError(f"{self} needs a weight of {self.dtypes}, got one of {like.dtype}")
+        self.manifold(like.dtype).check_dtype(like.dtype)
         self.layout, self._of_complex = layout, like.is_complex()
 
     def forward(self, *originals: Tensor) -> Tensor:
@@ -96,6 +96,8 @@ class Parametrization(nn.Module, ABC):
         """
         if self._start is not None:  # while mnvi.constrain attaches it
             return self._start
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"a weight is a tensor, got {type(weight).__name__}")
         if self.layout is None:
             return self._first(weight)
         layout = self._attached()
@@ -105,9 +107,7 @@ class Parametrization(nn.Module, ABC):
             kind = "complex" if self._of_complex else "real"
             raise ValueError(f"{self} is attached to a {kind} weight, got one of {weight.dtype}")
         with torch.no_grad(), full_precision(weight):
-            matrix = layout.matrix(weight)
-            self.manifold(weight.dtype).check(matrix)
-            return self.coordinates(matrix)
+            return self.reached(layout.matrix(weight))
 
     def _first(self, weight: Tensor) -> Originals:
         """:meth:`right_inverse` of the weight that it is attached to by that, unless there is an error."""
@@ -117,6 +117,17 @@ class Parametrization(nn.Module, ABC):
         except ValueError:
             self.layout = None
             raise
+
+    def reached(self, matrix: Tensor) -> Originals:
+        """:meth:`coordinates` of a point of the manifold, which is projected if it is off by more than rounding.
+
+        Raises:
+            ValueError: it is no such point, or out of reach.
+        """
+        manifold = self.manifold(matrix.dtype)
+        manifold.check(matrix)
+        off = manifold.residual(matrix).max() > 10 * matrix.shape[-2] * torch.finfo(matrix.dtype).eps
+        return self.coordinates(manifold.project(matrix) if off else matrix)
 
     def multiply(self, x: Tensor, *originals: Tensor) -> Tensor:
         """``x @ weight.mT`` for rows x of shape (..., in), as a linear layer has it."""

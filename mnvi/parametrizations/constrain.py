@@ -34,7 +34,8 @@ def constrain(
 
     Args:
         module: any module, ``nn.Linear(64, 64)`` say; it is changed in place.
-        name: of the parameter, ``"weight"`` say, a matrix or a batch of them; of a convolution, the kernel.
+        name: of the parameter, ``"weight"`` say, a matrix or a batch of them; of a convolution, the kernel; of a
+            Bayesian layer, the mean.
         parametrization: from :mod:`mnvi.parametrizations`, a new one for each weight.
         start: ``"auto"`` keeps a weight that the parametrization reaches and draws a start by its initialiser for any
             other (a new layer's, say), with a warning if that one is orthonormal; ``"weight"`` insists on keeping
@@ -111,8 +112,7 @@ def _start(parametrization: Parametrization, matrix: Tensor, start: str, generat
     if start == "nearest":
         return parametrization.coordinates(parametrization.nearest(matrix))
     try:
-        parametrization.manifold(matrix.dtype).check(matrix)
-        return parametrization.coordinates(matrix)
+        return parametrization.reached(matrix)
     except ValueError as error:
         if start == "weight":
             others = "start='nearest' begins at the nearest point, if it is within reach, start='draw' anywhere"

@@ -75,7 +75,12 @@ class GroupParametrization(Parametrization):
         return x * (diagonal if diagonal.dim() == 1 else diagonal[..., None, :])
 
     def coordinates(self, matrix: Tensor) -> Originals:
-        return self._of_skew(self.inverse(self._turned(matrix)))
+        turned = self._turned(matrix)
+        try:
+            return self._of_skew(self.inverse(turned))
+        except ValueError as error:
+            group = "Unitary" if self.complex else "Orthogonal"
+            raise ValueError(f"{self}: {error}; Trivialization({group}()) takes every point") from None
 
     def nearest(self, matrix: Tensor) -> Tensor:
         turned = matrix * self.signs

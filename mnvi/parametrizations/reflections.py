@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checks import positive_int
 from ..differentiation import differentiable_once
 from ..manifolds import Manifold, Orthogonal
-from ..manifolds.base import Size
+from ..manifolds.base import REAL, Size
 from ..manifolds.branching import refuse_nonfinite, within
 from ..manifolds.exponential import exponential
 from ..manifolds.polar import polar_factor
@@ -24,6 +24,8 @@ class ReflectionProduct(Parametrization):
     The length of a row counts for nothing, so weight decay leaves Q as it is; a row that is exactly zero stands for the
     first unit vector, with a gradient of zero. With L < n these are the matrices with rank(Q − I) at most L.
     """
+
+    dtypes = REAL
 
     def __init__(self, reflections: int, *, init: str = "haar") -> None:
         super().__init__(init)

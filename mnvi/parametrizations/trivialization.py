@@ -110,12 +110,10 @@ class Trivialization(Parametrization):
         return self.space.retract(self.base, _Tangent.apply(originals[0], self.base, self.space))
 
     def coordinates(self, matrix: Tensor) -> Originals:
-        """Zeros, after the base point has become ``matrix``, projected if it is off by more than rounding."""
+        """Zeros, after the base point has become ``matrix``."""
         if matrix.dtype != self.base.dtype:
             raise ValueError(f"{self} is attached to a weight of {self.base.dtype}, got one of {matrix.dtype}")
-        rounding = 10 * matrix.shape[-2] * torch.finfo(matrix.dtype).eps
-        off = self.space.residual(matrix).max() > rounding
-        self.base.copy_(self.space.project(matrix) if off else matrix)
+        self.base.copy_(matrix)
         return matrix.new_zeros(matrix.shape)
 
     def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:

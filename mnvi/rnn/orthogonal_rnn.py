@@ -38,8 +38,8 @@ class OrthogonalRNN(nn.Module):
             do not convert what a unitary kernel is made from.
 
     Input (time, batch, m), or (time, m), or a PackedSequence of m features, and hx, the states (num_layers, batch, n)
-    before, zeros where they are not given. Output the states of the last layer, in the form of the input, and the last
-    states h_n.
+    before, zeros where they are not given; numbers of another dtype are converted. Output the states of the last layer,
+    in the form of the input, and the last states h_n.
 
     The output must not be edited in place before the backward pass, which is differentiable once.
 
