@@ -93,7 +93,9 @@ def _defined(result: Tensor, grad: Tensor) -> Tensor:
     missing = ~result.isfinite().flatten(-2).all(-1) & grad.isfinite().flatten(-2).all(-1) & ~unused
     if missing.any():
         where = f"matrix {missing.nonzero()[0].tolist()} of the batch" if missing.dim() else "the matrix"
-        raise ValueError(f"the polar factor has no derivative where the rank is not full, as that of {where} is not")
+        raise ValueError(
+            f"no derivative: the polar factor is not unique, as that of {where} is not, or its gradient overflows"
+        )
     return result.masked_fill(unused[..., None, None], 0)
 
 

@@ -10,21 +10,24 @@ from torch.library import custom_op
 from ..precision import full_precision
 from .scaling_and_squaring import differentiate, evaluate
 
+# torch 2.6 does not tell an export from another graph, and before 2.9 there is no such tag.
+exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+OPTIONS: Any = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+
 
 def transformed() -> bool:
     """Whether the traced graph is exported, or one of torch.func, or of forward-mode derivatives: for torch's own."""
-    functional = torch._C._are_functorch_transforms_active()
-    return torch.compiler.is_exporting() or functional or forward_ad._current_level >= 0
+    return exporting() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-@custom_op("mnvi::exponential", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+@custom_op("mnvi::exponential", mutates_args=(), **OPTIONS)
 def traced_exponential(a: Tensor, name: str, tangent: bool) -> Tensor:
     """exp(a), shape (b, n, n); ``name`` and ``tangent`` as for :func:`mnvi.manifolds.exponential.exponential`."""
     with full_precision(a):
         return evaluate(a, name)[0]
 
 
-@custom_op("mnvi::exponential_adjoint", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+@custom_op("mnvi::exponential_adjoint", mutates_args=(), **OPTIONS)
 def _adjoint(a: Tensor, grad: Tensor, tangent: bool) -> Tensor:
     """L(aᴴ, g), whose stages are computed again."""
     with full_precision(a):

@@ -114,7 +114,7 @@ class Parametrization(nn.Module, ABC):
         self.attach(Layout(tuple(weight.shape)), weight)
         try:
             return self.right_inverse(weight)
-        except ValueError:
+        except BaseException:
             self.layout = None
             raise
 

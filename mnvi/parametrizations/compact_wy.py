@@ -22,11 +22,6 @@ def first_columns(u: Tensor, p: int) -> Tensor:
     return _Columns.apply(u, p)  # type: ignore[return-value]
 
 
-def tangent_gradient(u: Tensor, p: int) -> bool:
-    """Whether the gradient of U by :func:`first_columns` has no part along its own rows: it is wᵢᵀKwᵢ, K skew."""
-    return p == u.shape[-1] and 3 * u.shape[-2] > 2 * p
-
-
 def right_factor(u: Tensor, p: int) -> Tensor:
     """The first p columns of S⁻¹U, shape (..., L, p): the product's are [I; 0] − Uᵀ of them."""
     return _RightFactor.apply(u, p)  # type: ignore[return-value]
@@ -46,7 +41,7 @@ class _Columns(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, grad: Tensor):
         u, s, factor, q = ctx.saved_tensors
-        if tangent_gradient(u, q.shape[-1]):
+        if q.shape[-1] == q.shape[-2] and 3 * u.shape[-2] > 2 * u.shape[-1]:
             # Of a square Q only the skew part of Qᵀ·grad counts, which saves a product and a solve.
             a = q.mT @ grad
             found = factor @ (a - a.mT)

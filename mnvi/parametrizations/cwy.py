@@ -10,7 +10,7 @@ from ..manifolds.exponential import exponential
 from ..manifolds.orthonormal import check_thin
 from ..manifolds.polar import polar_factor
 from .base import Originals, Parametrization, check_determinant
-from .compact_wy import first_columns, right_factor, tangent_gradient
+from .compact_wy import first_columns, right_factor
 from .group import draw_skew
 from .reflections import ReflectionProduct, haar_vectors, mirror, unit_rows
 
@@ -42,8 +42,7 @@ class CWY(ReflectionProduct):
     """
 
     def matrix(self, *originals: Tensor) -> Tensor:
-        n = originals[0].shape[-1]
-        return first_columns(unit_rows(originals[0], tangent=tangent_gradient(originals[0], n)), n)
+        return first_columns(unit_rows(originals[0]), originals[0].shape[-1])
 
     def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
         u, p = self.thin(*originals)

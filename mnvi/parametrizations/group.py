@@ -80,7 +80,7 @@ class GroupParametrization(Parametrization):
             return self._of_skew(self.inverse(turned))
         except ValueError as error:
             group = "Unitary" if self.complex else "Orthogonal"
-            raise ValueError(f"{self}: {error}; Trivialization({group}()) takes every point") from None
+            raise ValueError(f"{error}; Trivialization({group}()) reaches it") from None
 
     def nearest(self, matrix: Tensor) -> Tensor:
         turned = matrix * self.signs

@@ -10,7 +10,6 @@ from ..differentiation import differentiable_once
 from ..manifolds import Manifold, Orthogonal
 from ..manifolds.base import REAL, Size
 from ..manifolds.branching import refuse_nonfinite, within
-from ..manifolds.exponential import exponential
 from ..manifolds.polar import polar_factor
 from ..manifolds.skew_hermitian import identity
 from .base import Originals, Parametrization, check_determinant, check_square
@@ -61,7 +60,7 @@ class ReflectionProduct(Parametrization):
             return unit_rows(x) if count < n else haar_vectors(x)
         k = draw_skew(self.init, size, generator)
         k[..., count - count % 2 :, :] = 0  # every block takes two reflections
-        start = exponential(k)
+        start = torch.linalg.matrix_exp(k)
         start[..., -1] *= self.determinant  # no block reaches the last column where the number of reflections is odd
         return decompose(start, count)[0].to(device, dtype or torch.get_default_dtype())
 
@@ -83,16 +82,13 @@ class ReflectionProduct(Parametrization):
         return f"reflections={self.reflections}, {super().extra_repr()}"
 
 
-def unit_rows(v: Tensor, *, tangent: bool = False) -> Tensor:
+def unit_rows(v: Tensor) -> Tensor:
     """v/‖v‖ for every row of (..., L, n), of any length; the first unit vector for a zero row. Differentiable once.
-
-    Args:
-        tangent: the gradient will have no part along the rows, which is then not taken off.
 
     Raises:
         ValueError: there is NaN or infinity among them, outside traced graphs.
     """
-    return _UnitRows.apply(v, tangent)  # type: ignore[return-value]
+    return _UnitRows.apply(v)  # type: ignore[return-value]
 
 
 def mirror(q: Tensor, axis: Tensor) -> Tensor:
@@ -150,8 +146,7 @@ def decompose(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 class _UnitRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, v: Tensor, tangent: bool) -> Tensor:  # type: ignore[override]
-        ctx.tangent = tangent
+    def forward(ctx: Any, v: Tensor) -> Tensor:  # type: ignore[override]
         length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
         tiny = torch.finfo(v.dtype).tiny ** 0.5
         if not within(length, 1 / tiny, traced=False) or not within(1 / length, 1 / tiny, traced=False):
@@ -175,10 +170,7 @@ class _UnitRows(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, grad: Tensor):
         u, length = ctx.saved_tensors
-        # Of rows shorter than the root of the smallest number it is a bounded multiple of the gradient.
-        length = length.clamp(min=torch.finfo(u.dtype).tiny ** 0.5)
-        if ctx.tangent:
-            return grad / length, None
         along = (grad * u.conj()).real if u.is_complex() else grad * u
         across = torch.addcmul(grad, u, along.sum(-1, keepdim=True).to(u.dtype), value=-1)
-        return across.div_(length), None
+        # Of rows shorter than the root of the smallest number it is a bounded multiple of the gradient.
+        return across.div_(length.clamp(min=torch.finfo(u.dtype).tiny ** 0.5))
