@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints
 from torch.distributions.kl import register_kl
 
+from .linalg.solve import solve_triangular
+
 __all__ = ["MatrixNormal", "MatrixNormalPlusDiagonal"]
 
 
@@ -237,7 +239,7 @@ def _product(*matrices: Tensor) -> Tensor:
 def _solve(tril: Tensor, x: Tensor) -> Tensor:
     """L⁻¹ x for lower-triangular L."""
     if tril.dim() > 2:
-        return torch.linalg.solve_triangular(tril, x, upper=False)
+        return solve_triangular(tril, x, upper=False)
     # Torch would copy a single factor for every matrix of the batch: set them side by side instead.
     columns = x.movedim(-2, 0)
-    return torch.linalg.solve_triangular(tril, columns.flatten(1), upper=False).view(columns.shape).movedim(0, -2)
+    return solve_triangular(tril, columns.flatten(1), upper=False).view(columns.shape).movedim(0, -2)

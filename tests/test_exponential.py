@@ -10,8 +10,7 @@ from conftest import assert_close, cases
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mnvi.manifolds.exponential import exponential
-from mnvi.manifolds.skew_hermitian import times_exponential
+from mnvi.linalg.exponential import exponential, times_exponential
 
 REAL, COMPLEX = torch.float64, torch.complex128
 NORMS = [0.0, 1e-8, 1e-3, 0.1, 0.5, 1.0, 1.3, 3.0, 10.0, 100.0, 1e3]

@@ -13,7 +13,7 @@ from torch import nn
 import mnvi
 from mnvi import posteriors, priors
 from mnvi.covariance import BlockDiagonal, Dense, Diagonal, Identity, Kronecker, LowRank
-from mnvi.covariance.contraction import contract
+from mnvi.linalg.contraction import contract
 from mnvi.optim import NaturalGradient, other_parameters
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -14,8 +14,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mnvi.linalg.polar import polar_factor
 from mnvi.manifolds import Grassmann, Orthogonal, SpecialOrthogonal, Stiefel, Unitary
-from mnvi.manifolds.polar import polar_factor
 
 pytestmark = pytest.mark.usefixtures("float64")
 

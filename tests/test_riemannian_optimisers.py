@@ -13,8 +13,9 @@ from manifold_cases import MANIFOLDS
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mnvi.linalg.elementary import real_inner, tensors
+from mnvi.linalg.shapes import matrix_shape
 from mnvi.manifolds import SPD, Euclidean, Grassmann, Kronecker, Manifold, Orthogonal, Product, Stiefel, Unitary
-from mnvi.manifolds.base import matrix_shape, real_inner, tensors
 from mnvi.optim import RiemannianAdam, RiemannianSGD
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import positive_int
+from ..linalg.contraction import contract, mirrored
 from .base import Covariance, Factor
-from .contraction import contract, mirrored
 
 
 @dataclass(frozen=True)

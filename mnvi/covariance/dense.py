@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from . import triangular
+from ..linalg import triangular
+from ..linalg.contraction import contract, mirrored
 from .base import Covariance, Factor
-from .contraction import contract, mirrored
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..linalg.contraction import contract_diagonal
 from .base import Covariance, Factor
-from .contraction import contract_diagonal
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from torch.distributions import Distribution
 
 from .. import posteriors, priors
 from ..checks import instance, one_of, positive_int
+from ..linalg.precision import full_precision
 from ..posteriors.base import Noise
-from ..precision import full_precision
 
 INITIAL_RATIO = 0.1  # posterior standard deviation / standard deviation of the weights, at the start
 

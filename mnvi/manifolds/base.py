@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Point = Any  # a Tensor, or a tuple of Tensors where ``num_tensors`` > 1; the same structure for tangent vectors
-Size = tuple[int, ...]
+from ..linalg.elementary import COMPLEX, REAL, tensors
+from ..linalg.shapes import Size
 
-REAL = (torch.float32, torch.float64)  # the numbers that torch's decompositions take
-COMPLEX = (torch.complex64, torch.complex128)
+Point = Any  # a Tensor, or a tuple of Tensors where ``num_tensors`` > 1; the same structure for tangent vectors
+
 TOLERANCE = 1e-3  # residual above which a point is refused as lying off its manifold
 
 
@@ -111,35 +111,8 @@ class Manifold(ABC):
         return f"{type(self).__name__}({arguments})"
 
 
-def tensors(x: Point) -> tuple[Tensor, ...]:
-    """The tensors of a point: itself, or those of the tuple."""
-    return x if isinstance(x, tuple) else (x,)
-
-
 def shapes(manifold: Manifold, x: Point) -> list[Size]:
     """The shapes of a point's tensors, or TypeError where it is neither a tensor nor a tuple of them."""
     if not all(isinstance(tensor, Tensor) for tensor in tensors(x)):
         raise TypeError(f"a point of {manifold} is a tensor or a tuple of tensors, got {type(x).__name__}")
     return [tuple(tensor.shape) for tensor in tensors(x)]
-
-
-def matrix_shape(shape: Size, what: str) -> tuple[int, int]:
-    """The last two sizes of ``shape``, or ValueError where there are not two or one is 0."""
-    if len(shape) < 2 or 0 in shape[-2:]:
-        raise ValueError(f"{what} needs a shape (..., n, p), got {tuple(shape)}")
-    return shape[-2], shape[-1]
-
-
-def real_inner(u: Tensor, v: Tensor) -> Tensor:
-    """Re tr(uᴴv) over the last two dimensions."""
-    return (u.conj() * v).real.sum((-2, -1)) if u.is_complex() else (u * v).sum((-2, -1))
-
-
-def sym(a: Tensor) -> Tensor:
-    """The Hermitian part ½(a + aᴴ)."""
-    return (a + a.mH) / 2
-
-
-def skew(a: Tensor) -> Tensor:
-    """The skew-Hermitian part ½(a − aᴴ)."""
-    return (a - a.mH) / 2

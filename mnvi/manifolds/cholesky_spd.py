@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor
 
-from .base import REAL, Manifold, Size, real_inner, sym
-from .definite import definite, floor, floored, one_plus, replace, safely_definite, shorten
+from ..linalg.definite import definite, floor, floored, one_plus, replace, safely_definite, shorten
+from ..linalg.elementary import REAL, real_inner, sym
+from ..linalg.shapes import Size
+from ..linalg.solve import solve_triangular
+from .base import Manifold
 from .spd import SPD, check_square
 
 
@@ -43,7 +46,7 @@ class CholeskySPD(Manifold):
         return lift(x, pull(x, euclidean_grad))
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
-        move = torch.linalg.solve_triangular(x, shorten(x, v), upper=False)  # symmetric for a tangent vector
+        move = solve_triangular(x, shorten(x, v), upper=False)  # symmetric for a tangent vector
         return _guarded(_triangular(x @ one_plus(sym(move))))
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
@@ -73,7 +76,7 @@ class CholeskySPD(Manifold):
         Raises:
             torch.linalg.LinAlgError: U + δU is not positive definite; the metric is not complete.
         """
-        move = torch.linalg.solve_triangular(x, v, upper=False)
+        move = solve_triangular(x, v, upper=False)
         identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         return x @ torch.linalg.cholesky(identity + 2 * sym(move))
 
@@ -94,12 +97,12 @@ def push(a: Tensor, v: Tensor) -> Tensor:
 
 def lift(a: Tensor, u: Tensor) -> Tensor:
     """The tangent vector δA = ½ δU A⁻ᵀ at A of a symmetric δU."""
-    return torch.linalg.solve_triangular(a.mT, u / 2, upper=True, left=False)
+    return solve_triangular(a.mT, u / 2, upper=True, left=False)
 
 
 def pull(a: Tensor, g: Tensor) -> Tensor:
     """The symmetric part of the gradient for U = A Aᵀ from the gradient for A: ½ sym(g A⁻¹)."""
-    return sym(torch.linalg.solve_triangular(a, g, upper=False, left=False)) / 2
+    return sym(solve_triangular(a, g, upper=False, left=False)) / 2
 
 
 def _triangular(f: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from .base import Manifold, Size, real_inner, shapes
+from ..linalg.elementary import real_inner
+from ..linalg.shapes import Size
+from .base import Manifold, shapes
 
 
 class Euclidean(Manifold):

@@ -3,10 +3,13 @@
 import torch
 from torch import Tensor
 
-from . import orthonormal
-from .base import Manifold, Size, real_inner, sym
-from .polar import polar_factor
-from .skew_hermitian import gauss_legendre, identity
+from ..linalg import orthonormal
+from ..linalg.elementary import identity, real_inner, sym
+from ..linalg.polar import polar_factor
+from ..linalg.quadrature import gauss_legendre
+from ..linalg.shapes import Size, check_thin
+from ..linalg.solve import inverse
+from .base import Manifold
 
 
 class Grassmann(Manifold):
@@ -31,7 +34,7 @@ class Grassmann(Manifold):
     order = 2
 
     def check_shape(self, *shapes: Size) -> None:
-        orthonormal.check_thin(shapes, f"a point of {self}")
+        check_thin(shapes, f"a point of {self}")
 
     def project(self, x: Tensor) -> Tensor:
         return polar_factor(x)
@@ -71,7 +74,7 @@ class Grassmann(Manifold):
         h = sym(x.mH @ y)
         nodes, weights = gauss_legendre(h)
         eye = identity(h)
-        kernels = torch.linalg.inv((nodes.square() + 1) * eye + 2 * nodes * h[..., None, :, :])
+        kernels = inverse((nodes.square() + 1) * eye + 2 * nodes * h[..., None, :, :])
         return (y - x @ h) @ (2 * weights * kernels).sum(-3)
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from .base import REAL, Manifold, Size, matrix_shape, real_inner
-from .definite import reach, shorten
+from ..linalg.definite import reach, shorten
+from ..linalg.elementary import REAL, real_inner
+from ..linalg.shapes import Size, matrix_shape
+from .base import Manifold
 
 Pair = tuple[Tensor, Tensor]
 

@@ -4,7 +4,9 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from .base import Manifold, Size, matrix_shape, real_inner
+from ..linalg.elementary import real_inner
+from ..linalg.shapes import Size, matrix_shape
+from .base import Manifold
 
 
 class MatrixGroup(Manifold):

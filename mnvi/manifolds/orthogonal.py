@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..linalg.solve import slogdet
 from .unitary_group import UnitaryGroup
 
 
@@ -22,5 +23,5 @@ class Orthogonal(UnitaryGroup):
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         """The root of the sum of the squared angles of xᵀy; infinite between the two components."""
-        apart = torch.linalg.slogdet(x.mT @ y).sign < 0
+        apart = slogdet(x.mT @ y)[0] < 0
         return super().dist(x, y).masked_fill(apart, torch.inf)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .base import Manifold, Point, Size, shapes
+from ..linalg.shapes import Size
+from .base import Manifold, Point, shapes
 
 
 class Product(Manifold):

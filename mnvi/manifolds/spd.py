@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from ..checks import one_of
-from .base import REAL, Manifold, Size, matrix_shape, sym
-from .definite import admissible, ensure_definite, largest, shorten
+from ..linalg.definite import admissible, ensure_definite, largest, shorten
+from ..linalg.elementary import REAL, sym
+from ..linalg.shapes import Size, matrix_shape
+from .base import Manifold
 from .spd_metrics import METRICS
 
 

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from .base import REAL, Manifold, Size
+from ..linalg.elementary import REAL
+from ..linalg.shapes import Size
+from .base import Manifold
 from .cholesky_spd import CholeskySPD, lift, pull, push
 from .kronecker import Kronecker, Pair, check_pair, square_shapes
 from .spd import check_square

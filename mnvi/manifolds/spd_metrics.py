@@ -11,9 +11,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from . import spectral
-from .base import real_inner, sym
-from .definite import definite, one_plus, reach, replace, shrinkage
+from ..linalg import spectral
+from ..linalg.definite import definite, one_plus, reach, replace, shrinkage
+from ..linalg.elementary import real_inner, sym
+from ..linalg.solve import solve_triangular
 
 
 class Metric(ABC):
@@ -77,13 +78,13 @@ class AffineInvariant(Metric):
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         c, d = torch.linalg.cholesky(x), torch.linalg.cholesky(y)
-        sigma = torch.linalg.svdvals(torch.linalg.solve_triangular(c, d, upper=False))
+        sigma = torch.linalg.svdvals(solve_triangular(c, d, upper=False))
         return 2 * torch.linalg.vector_norm(sigma.log(), dim=-1)
 
     def _relative(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """C, and P, σ with C⁻¹ y C⁻ᵀ = P σ² Pᵀ: from the factor of y, so that twice the digits of a small σ² hold."""
         c, d = torch.linalg.cholesky(x), torch.linalg.cholesky(y)
-        p, sigma, _ = torch.linalg.svd(torch.linalg.solve_triangular(c, d, upper=False))
+        p, sigma, _ = torch.linalg.svd(solve_triangular(c, d, upper=False))
         return c, p, sigma
 
 
@@ -224,8 +225,8 @@ METRICS: dict[str, Metric] = {
 
 def _whiten(c: Tensor, u: Tensor) -> Tensor:
     """C⁻¹ u C⁻ᵀ for lower-triangular C."""
-    half = torch.linalg.solve_triangular(c, u, upper=False)
-    return torch.linalg.solve_triangular(c, half.mT, upper=False).mT
+    half = solve_triangular(c, u, upper=False)
+    return solve_triangular(c, half.mT, upper=False).mT
 
 
 def _bent(x: Tensor, v: Tensor) -> Tensor:

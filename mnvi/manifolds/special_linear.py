@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from ..linalg.elementary import identity
+from ..linalg.solve import slogdet
 from .linear_group import LinearGroup
-from .skew_hermitian import identity
 
 
 class SpecialLinear(LinearGroup):
@@ -36,12 +37,12 @@ class SpecialLinear(LinearGroup):
         Raises:
             ValueError: if x is not finite, or singular.
         """
-        log_size = torch.linalg.slogdet(x).logabsdet[..., None, None]
+        log_size = slogdet(x)[1][..., None, None]
         return super().project(x) * (-log_size / x.shape[-1]).exp()
 
     def residual(self, x: Tensor) -> Tensor:
         """|det x − 1|."""
-        sign, log_size = torch.linalg.slogdet(x)
+        sign, log_size = slogdet(x)
         return (sign * log_size.exp() - 1).abs()
 
     def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .polar import polar_factor
+from ..linalg.polar import polar_factor
+from ..linalg.solve import slogdet
 from .unitary_group import UnitaryGroup
 
 
@@ -27,11 +28,11 @@ class SpecialOrthogonal(UnitaryGroup):
 
     def residual(self, x: Tensor) -> Tensor:
         """‖xᵀx − I‖ + |det x − 1|."""
-        sign, log_size = torch.linalg.slogdet(x)
+        sign, log_size = slogdet(x)
         return super().residual(x) + (sign * log_size.exp() - 1).abs()
 
     def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
         """A rotation from the uniform (Haar) distribution."""
         x = super().random(*shape, generator=generator, dtype=dtype, device=device)
-        sign = torch.linalg.slogdet(x).sign[..., None, None]
+        sign = slogdet(x)[0][..., None, None]
         return torch.cat([x[..., :1] * sign, x[..., 1:]], -1)

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from ..checks import one_of
-from . import orthonormal
-from .base import Manifold, Size, real_inner
-from .polar import polar_factor
+from ..linalg import orthonormal
+from ..linalg.elementary import real_inner
+from ..linalg.polar import polar_factor
+from ..linalg.shapes import Size, check_thin
+from .base import Manifold
 
 BETA = {"canonical": 0.5, "euclidean": 1.0}  # of the family of metrics in orthonormal.geodesic
 ORDER = {("canonical", "cayley"): 2, ("euclidean", "polar"): 2}  # 1 for the others, ∞ for the exponential
@@ -50,7 +52,7 @@ class Stiefel(Manifold):
         return math.inf if self.retraction == "exp" else ORDER.get((self.metric, self.retraction), 1)
 
     def check_shape(self, *shapes: Size) -> None:
-        orthonormal.check_thin(shapes, f"a point of {self}")
+        check_thin(shapes, f"a point of {self}")
 
     def project(self, x: Tensor) -> Tensor:
         return polar_factor(x)

@@ -1,6 +1,6 @@
 """The unitary group."""
 
-from .base import COMPLEX
+from ..linalg.elementary import COMPLEX
 from .unitary_group import UnitaryGroup
 
 

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from ..checks import one_of
-from . import orthonormal
-from .base import REAL, real_inner, skew
+from ..linalg import orthonormal
+from ..linalg.cayley import times_cayley
+from ..linalg.elementary import REAL, identity, real_inner, skew
+from ..linalg.exponential import times_exponential
+from ..linalg.logarithm import logarithm
+from ..linalg.polar import polar_factor
 from .matrix_group import MatrixGroup
-from .polar import polar_factor
-from .skew_hermitian import identity, logarithm, times_cayley, times_exponential
 
 ORDER = {"qr": 1, "polar": 2, "cayley": 2, "exp": math.inf}
 TRANSLATIONS = {"cayley": times_cayley, "exp": times_exponential}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checks import positive_int
-from .givens import all_partial_derivatives, partial_derivatives
+from ..linalg.givens import all_partial_derivatives, partial_derivatives
 
 
 def check_block(block: Any) -> None:

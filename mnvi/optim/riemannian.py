@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..checks import instance, positive_int
+from ..linalg.elementary import tensors
 from ..manifolds import Euclidean, Manifold
-from ..manifolds.base import Point, tensors
+from ..manifolds.base import Point
 from .checks import check_gradients, first_non_finite, non_negative
 
 OPTIONAL = ("manifold", "reproject_every", "differentiable")  # in a saved group; torch adds the last by itself

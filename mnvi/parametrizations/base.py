@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import one_of
+from ..linalg.elementary import COMPLEX, REAL
+from ..linalg.precision import full_precision
+from ..linalg.shapes import Size
+from ..linalg.solve import slogdet
 from ..manifolds import Manifold
-from ..manifolds.base import COMPLEX, REAL, Size
-from ..precision import full_precision
 from .initialisers import INITIALISERS
 from .layout import Layout
 
@@ -168,7 +170,7 @@ class Parametrization(nn.Module, ABC):
 
 def check_determinant(matrix: Tensor, determinant: int, what: str, cure: str) -> None:
     """Raise ValueError unless the orthogonal matrices have this determinant; ``cure`` is what reaches the others."""
-    if bool((torch.linalg.slogdet(matrix).sign != determinant).any()):
+    if bool((slogdet(matrix)[0] != determinant).any()):
         raise ValueError(f"{what} reaches determinant {determinant}, got one of {-determinant}, for which {cure}")
 
 

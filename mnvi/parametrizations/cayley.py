@@ -5,9 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from ..manifolds.base import Size
-from ..manifolds.branching import within
-from ..manifolds.skew_hermitian import LIMIT, identity, times_cayley
+from ..linalg.branching import within
+from ..linalg.cayley import LIMIT, times_cayley
+from ..linalg.elementary import identity
+from ..linalg.shapes import Size
+from ..linalg.solve import solve
 from .base import Originals
 from .group import GroupParametrization
 
@@ -39,7 +41,7 @@ class Cayley(GroupParametrization):
 
     def inverse(self, q: Tensor) -> Tensor:
         eye = identity(q)
-        a = torch.linalg.solve_ex(eye + q, eye - q, left=False).result
+        a = solve(eye + q, eye - q, left=False)
         error = float(torch.linalg.matrix_norm(a + a.mH).amax() / (1 + torch.linalg.matrix_norm(a).amax()))
         if not error < torch.finfo(q.dtype).eps ** 0.5:
             raise ValueError(f"{self} does not reach a matrix with an eigenvalue of -1")
@@ -50,7 +52,7 @@ class Cayley(GroupParametrization):
         if not within(a, LIMIT / 2, traced=True):
             return super().rows(x, *originals)
         turned = self.scaled(x.reshape(-1, a.shape[-1]), *originals)
-        return torch.linalg.solve(identity(a) - a, turned + turned @ a, left=False).reshape(x.shape)
+        return solve(identity(a) - a, turned + turned @ a, left=False).reshape(x.shape)
 
 
 class ScaledCayley(Cayley):

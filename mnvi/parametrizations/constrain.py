@@ -10,9 +10,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from ..checks import instance, one_of
-from ..manifolds import orthonormal
+from ..linalg import orthonormal
+from ..linalg.precision import full_precision
 from ..manifolds.base import TOLERANCE
-from ..precision import full_precision
 from .base import Originals, Parametrization
 from .layout import Layout
 

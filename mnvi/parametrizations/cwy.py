@@ -4,15 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..linalg.compact_wy import first_columns, right_factor
+from ..linalg.elementary import REAL
+from ..linalg.exponential import exponential
+from ..linalg.polar import polar_factor
+from ..linalg.reflections import haar_vectors, mirror, unit_rows
+from ..linalg.shapes import Size, check_thin
 from ..manifolds import Manifold, Stiefel
-from ..manifolds.base import REAL, Size
-from ..manifolds.exponential import exponential
-from ..manifolds.orthonormal import check_thin
-from ..manifolds.polar import polar_factor
 from .base import Originals, Parametrization, check_determinant
-from .compact_wy import first_columns, right_factor
 from .group import draw_skew
-from .reflections import ReflectionProduct, haar_vectors, mirror, unit_rows
+from .reflection_product import ReflectionProduct
 
 
 class CWY(ReflectionProduct):

@@ -5,12 +5,12 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from ..linalg.shapes import Size
+from ..linalg.skew_coordinates import below_diagonal, from_skew, from_skew_hermitian, to_skew, to_skew_hermitian
 from ..manifolds import Manifold, Orthogonal, SpecialOrthogonal, Unitary
-from ..manifolds.base import Size
 from .base import Originals, Parametrization, check_determinant, check_square
 from .initialisers import SKEW
 from .layout import Layout
-from .skew_coordinates import below_diagonal, from_skew, from_skew_hermitian, to_skew, to_skew_hermitian
 
 
 class GroupParametrization(Parametrization):

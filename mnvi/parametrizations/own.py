@@ -4,14 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..linalg.exponential import exponential
+from ..linalg.polar import polar_factor
+from ..linalg.reflections import unit_rows
+from ..linalg.shapes import Size, check_thin
 from ..manifolds import Manifold, Stiefel
-from ..manifolds.base import TOLERANCE, Size
-from ..manifolds.exponential import exponential
-from ..manifolds.orthonormal import check_thin
-from ..manifolds.polar import polar_factor
+from ..manifolds.base import TOLERANCE
 from .base import Originals, Parametrization
 from .group import draw_skew
-from .reflections import unit_rows
 
 
 class OWN(Parametrization):

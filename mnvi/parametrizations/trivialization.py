@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from ..checks import instance, one_of, positive_int
+from ..linalg.branching import refuse_nonfinite
+from ..linalg.exponential import exponential
+from ..linalg.exponential_rows import exponential_rows
+from ..linalg.shapes import Size
 from ..manifolds import Manifold, SpecialOrthogonal
-from ..manifolds.base import Size
-from ..manifolds.branching import refuse_nonfinite
-from ..manifolds.exponential import exponential
 from ..manifolds.matrix_group import MatrixGroup
 from ..manifolds.unitary_group import UnitaryGroup
 from .base import Originals, Parametrization
-from .exponential import exponential_rows
 from .group import draw_skew
 from .layout import Layout
 from .rebasing import follow

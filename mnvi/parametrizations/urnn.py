@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from ..linalg.branching import refuse_nonfinite
+from ..linalg.elementary import COMPLEX
+from ..linalg.shapes import Size
 from ..manifolds import Manifold, Unitary
-from ..manifolds.base import COMPLEX, Size
-from ..manifolds.branching import refuse_nonfinite
 from .base import Originals, Parametrization, check_square
 from .layout import Layout
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..linalg.solve import solve_triangular
+
 Noise = tuple[Tensor, ...]
 Convolve = Callable[[Tensor, Tensor], Tensor]
 Spread = Callable[[Tensor], Tensor]
@@ -134,4 +136,4 @@ def safe_sqrt(variance: Tensor) -> Tensor:
 def inverse_diagonal(tril: Tensor) -> Tensor:
     """The diagonal of (L Lᵀ)⁻¹ for a lower Cholesky factor L, shape (n,)."""
     identity = torch.eye(tril.shape[-1], device=tril.device, dtype=tril.dtype)
-    return torch.linalg.solve_triangular(tril, identity, upper=False).square().sum(0)
+    return solve_triangular(tril, identity, upper=False).square().sum(0)

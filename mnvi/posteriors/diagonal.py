@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from ..covariance.contraction import contract_diagonal
+from ..linalg.contraction import contract_diagonal
 from .base import Convolve, Family, Noise, Posterior, Spread, inverse_diagonal, safe_sqrt
 
 

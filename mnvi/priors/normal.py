@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checks import positive_float
-from ..covariance.triangular import sum_squares
+from ..linalg.second_moments import sum_squares
 from ..posteriors import Posterior
 from .base import Prior, PriorModule, expand, finite
 

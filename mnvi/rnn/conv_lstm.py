@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..manifolds.branching import refuse_nonfinite
-from ..precision import full_precision
+from ..linalg.branching import refuse_nonfinite
+from ..linalg.precision import full_precision
 from .frames import check_sizes, initial_state, time_first
 
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..checks import one_of
-from ..manifolds.branching import refuse_nonfinite
+from ..linalg.branching import refuse_nonfinite
+from ..linalg.precision import full_precision
 from ..parametrizations import TCWY, Parametrization, constrain
-from ..precision import full_precision
 from .frames import check_sizes, initial_state, time_first
 from .kernels import sequence_weight
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..checks import positive_int
-from ..manifolds.branching import refuse_nonfinite
+from ..linalg.branching import refuse_nonfinite
 
 
 def check_sizes(input_channels: int, hidden_channels: int, kernel_size: int) -> None:

@@ -9,9 +9,9 @@ from torch.nn.modules.module import _global_forward_hooks
 from torch.nn.utils.rnn import PackedSequence
 
 from ..checks import one_of, positive_int
-from ..manifolds.branching import refuse_nonfinite
+from ..linalg.branching import refuse_nonfinite
+from ..linalg.precision import full_precision
 from ..parametrizations import Parametrization
-from ..precision import full_precision
 from .kernels import build_kernel, check_kernel, factors
 from .nonlinearities import NONLINEARITIES
 from .rollout import rollout

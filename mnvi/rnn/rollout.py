@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..differentiation import differentiable_once
+from ..linalg.differentiation import differentiable_once
 from .nonlinearities import Nonlinearity
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..differentiation import differentiable_once
-from ..manifolds.branching import within
+from .branching import within
+from .differentiation import differentiable_once
+from .solve import solve_triangular
 
 BLOCK = 128  # rows at a time: of a product with a triangle little more than its half is then computed
 
@@ -92,11 +93,11 @@ def _gram(u: Tensor, terms: int) -> Tensor:
 
 def _solve(s: Tensor, b: Tensor) -> Tensor:
     """S⁻¹b, from the right and transposed, which is how LAPACK needs no copies."""
-    return torch.linalg.solve_triangular(s.mT, b.mT, upper=False, left=False).mT
+    return solve_triangular(s.mT, b.mT, upper=False, left=False).mT
 
 
 def _solve_transposed(s: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(s, b.mT, upper=True, left=False).mT
+    return solve_triangular(s, b.mT, upper=True, left=False).mT
 
 
 def _add_through_triangle_(found: Tensor, solved: Tensor, factor: Tensor, u: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .base import Size, matrix_shape, skew
 from .branching import refuse_nonfinite, within
-from .exponential import exponential
-from .polar import polar_factor
-from .skew_hermitian import LIMIT, corrected, identity, times_cayley, times_exponential
+from .cayley import LIMIT, times_cayley
+from .elementary import identity, skew
+from .exponential import exponential, times_exponential
+from .polar import corrected, polar_factor
+from .solve import inverse, slogdet, solve_triangular
 
 Retraction = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,12 +34,12 @@ def qr(x: Tensor, v: Tensor) -> Tensor:
     y = x + v
     gram = y.mH @ y
     if within(gram, LIMIT, traced=False):
-        return torch.linalg.solve_triangular(torch.linalg.cholesky_ex(gram).L.mH, y, upper=True, left=False)
+        return solve_triangular(torch.linalg.cholesky_ex(gram).L.mH, y, upper=True, left=False)
     refuse_nonfinite("a tangent vector", v)
     q, diagonal = _householder(y)
     if _square(x) and not x.is_complex():
         # A v so large that x is lost beside it may leave a column of arbitrary sign, that is, another determinant.
-        sign = torch.linalg.slogdet(x.mT @ q).sign[..., None]
+        sign = slogdet(x.mT @ q)[0][..., None]
         weakest = diagonal.abs().argmin(-1, keepdim=True)
         q = q * torch.ones_like(diagonal).scatter(-1, weakest, sign)[..., None, :]
     return q
@@ -48,7 +49,7 @@ def polar(x: Tensor, v: Tensor) -> Tensor:
     """(x + v)(I + vᴴv)^-½, the nearest point to x + v. Source: Absil, Mahony & Sepulchre (2008), example 4.1.3."""
     y = x + v
     if _square(x) and not x.is_complex() and not within(v, LIMIT, traced=False):
-        return polar_factor(y, torch.linalg.slogdet(x).sign)  # as in qr
+        return polar_factor(y, slogdet(x)[0])  # as in qr
     return polar_factor(y)
 
 
@@ -66,7 +67,7 @@ def cayley(x: Tensor, v: Tensor) -> Tensor:
     if not within(s, LIMIT, traced=True):
         return _in_frame(x, v, times_cayley)
     eye = identity(a)
-    b = torch.linalg.inv(eye - a / 2 + (s + a @ a) / 4)  # wᴴw = vᴴv + A²
+    b = inverse(eye - a / 2 + (s + a @ a) / 4)  # wᴴw = vᴴv + A²
     return _combine(both, gram, torch.cat([(2 * eye - a) @ b - eye, b], -2))
 
 
@@ -94,15 +95,6 @@ def geodesic(x: Tensor, v: Tensor, beta: float = 0.5) -> Tensor:
 
 
 RETRACTIONS: dict[str, Retraction] = {"qr": qr, "polar": polar, "cayley": cayley}
-
-
-def check_thin(shapes: tuple[Size, ...], what: str) -> None:
-    """Raise ValueError unless ``shapes`` is one shape (..., n, p) with n ≥ p."""
-    if len(shapes) != 1:
-        raise ValueError(f"{what} needs one tensor, got {len(shapes)}")
-    n, p = matrix_shape(shapes[0], what)
-    if n < p:
-        raise ValueError(f"{what} needs a shape (..., n, p) with n at least p, got {tuple(shapes[0])}")
 
 
 def residual(x: Tensor) -> Tensor:

@@ -19,3 +19,8 @@ def refuse_nonfinite(name: str, values: Tensor) -> None:
     """Raise ValueError if there is a NaN or an infinity among ``values``, outside traced graphs."""
     if not within(values, torch.finfo(values.dtype).max, traced=True):
         raise ValueError(f"{name} must be finite, got NaN or infinite entries in shape {tuple(values.shape)}")
+
+
+def in_transform() -> bool:
+    """Whether a ``torch.func`` transform is active; only plain operations work there (compiling one fails)."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..precision import full_precision
-from .base import COMPLEX, REAL
+from .elementary import COMPLEX, REAL
+from .precision import full_precision
 from .scaling_and_squaring import differentiate, evaluate
 from .traced_exponential import traced_exponential, transformed
 
@@ -48,6 +48,15 @@ def exponential(a: Tensor, name: str = "the argument of the exponential", *, tan
         traced = torch.linalg.matrix_exp(batch) if transformed() else traced_exponential(batch, name, tangent)
         return traced.reshape(a.shape)
     return _Exponential.apply(batch, name, tangent)[0].reshape(a.shape)  # type: ignore[index]
+
+
+def times_exponential(x: Tensor, a: Tensor) -> Tensor:
+    """x·exp(a) for a skew-Hermitian ``a``, shape (..., n, n), and ``x``, shape (..., m, n).
+
+    The columns keep their orthogonality to rounding however large a is; the angles lose the digits that a itself has
+    lost. Raises ValueError if a is not finite.
+    """
+    return x @ exponential(a, "a tangent vector")
 
 
 class _Exponential(Function):

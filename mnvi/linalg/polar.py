@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..precision import full_precision
-from .base import skew, sym
 from .branching import refuse_nonfinite, within
+from .elementary import identity, skew, sym
+from .precision import full_precision
+from .solve import slogdet, solve
 
 SPREAD = 30.0  # largest ratio of eigenvalues of yᴴy at which the Gram matrix is as good as the SVD, to about 30 eps
 
@@ -57,7 +58,7 @@ class _PolarFactor(Function):
             h, along = sym(u.mH @ y), u.mH @ grad
             result = u @ _Sylvester.apply(h, along - along.mH, vectors, values)
             if y.shape[-2] > y.shape[-1]:  # in a square matrix nothing lies outside, and H may be singular
-                result = result + torch.linalg.solve_ex(h, grad - u @ along, left=False).result
+                result = result + solve(h, grad - u @ along, left=False)
         return _defined(result, grad), None
 
 
@@ -104,7 +105,7 @@ def _decompose(y: Tensor, orientation: Tensor | None) -> tuple[Tensor, Tensor, T
     u, vectors, values = _from_gram(y) or _from_svd(y)
     if orientation is None:
         return u, vectors, values
-    turn = orientation * torch.linalg.slogdet(u).sign  # 1, or −1 where the smallest direction turns round
+    turn = orientation * slogdet(u)[0]  # 1, or −1 where the smallest direction turns round
     weakest = vectors[..., :1]
     values = torch.cat([values[..., :1] * turn[..., None], values[..., 1:]], -1)
     return u + (turn[..., None, None] - 1) * (u @ weakest @ weakest.mH), vectors, values
@@ -130,3 +131,8 @@ def _from_svd(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scale = y.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(y.dtype).tiny)
     u, values, vectors_h = torch.linalg.svd(y / scale, full_matrices=False)
     return u @ vectors_h, vectors_h.mH.flip(-1), (values * scale[..., 0]).flip(-1)  # ascending, as from eigh
+
+
+def corrected(y: Tensor) -> Tensor:
+    """One Newton step y(3I − yᴴy)/2 towards the nearest orthonormal columns: an error e in yᴴy becomes ¾e²."""
+    return y @ (1.5 * identity(y) - 0.5 * (y.mH @ y))

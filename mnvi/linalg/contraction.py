@@ -10,6 +10,8 @@ triangular. In one step a standard deviation grows by √2 at most, however larg
 import torch
 from torch import Tensor
 
+from .solve import solve_triangular
+
 LARGEST = 100.0  # Frobenius norm of S that one step may have: 1 + 100 + 100²/2 is a condition number float32 can bear
 
 
@@ -30,7 +32,7 @@ def contract(factor: Tensor, step: Tensor) -> Tensor:
     precision = identity + step + 0.5 * step @ step
     # R = KᵀK with K lower-triangular, by the Cholesky factor of R with its rows and columns reversed; chol(R⁻¹) = K⁻¹
     root = torch.linalg.cholesky(precision.flip(-2, -1)).flip(-2, -1).mT
-    return torch.linalg.solve_triangular(root, factor, upper=False, left=False)
+    return solve_triangular(root, factor, upper=False, left=False)
 
 
 def contract_diagonal(log_diagonal: Tensor, step: Tensor) -> Tensor:

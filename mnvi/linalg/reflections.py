@@ -5,81 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import positive_int
-from ..differentiation import differentiable_once
-from ..manifolds import Manifold, Orthogonal
-from ..manifolds.base import REAL, Size
-from ..manifolds.branching import refuse_nonfinite, within
-from ..manifolds.polar import polar_factor
-from ..manifolds.skew_hermitian import identity
-from .base import Originals, Parametrization, check_determinant, check_square
-from .compact_wy import right_factor
-from .group import draw_skew
-
-
-class ReflectionProduct(Parametrization):
-    """Q = H(v₁)···H(v_L), of determinant (−1)^L, for any v₁, …, v_L: the rows of the unconstrained tensor (..., L, n).
-
-    The length of a row counts for nothing, so weight decay leaves Q as it is; a row that is exactly zero stands for the
-    first unit vector, with a gradient of zero. With L < n these are the matrices with rank(Q − I) at most L.
-    """
-
-    dtypes = REAL
-
-    def __init__(self, reflections: int, *, init: str = "haar") -> None:
-        super().__init__(init)
-        self.reflections = positive_int("reflections", reflections)
-
-    @property
-    def determinant(self) -> int:
-        return -1 if self.reflections % 2 else 1
-
-    def check_shape(self, size: Size) -> None:
-        check_square(size, f"{self}")
-        if size[-1] < self.reflections:
-            raise ValueError(f"{self} needs a weight of at least {self.reflections} rows, got {tuple(size)}")
-
-    def manifold(self, dtype: torch.dtype) -> Manifold:
-        return Orthogonal()
-
-    def coordinates(self, matrix: Tensor) -> Originals:
-        parity = "odd" if self.determinant == 1 else "even"
-        check_determinant(matrix, self.determinant, f"{self}", f"it takes an {parity} number of reflections")
-        v, rest = decompose(matrix, self.reflections)
-        eye, eps = identity(matrix), torch.finfo(matrix.dtype).eps
-        tolerance = 2 * self.manifold(matrix.dtype).residual(matrix).max() + 10 * len(eye) * eps
-        if rest.max() > tolerance:
-            needed = int(torch.linalg.matrix_rank(matrix - eye, atol=tolerance).max())
-            raise ValueError(f"{self} does not reach a matrix that takes {needed} reflections")
-        return v
-
-    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
-        n, count = size[-1], self.reflections
-        if self.init == "haar":
-            x = torch.randn(*size[:-2], count, n, generator=generator, dtype=dtype, device=device)
-            return unit_rows(x) if count < n else haar_vectors(x)
-        k = draw_skew(self.init, size, generator)
-        k[..., count - count % 2 :, :] = 0  # every block takes two reflections
-        start = torch.linalg.matrix_exp(k)
-        start[..., -1] *= self.determinant  # no block reaches the last column where the number of reflections is odd
-        return decompose(start, count)[0].to(device, dtype or torch.get_default_dtype())
-
-    def nearest(self, matrix: Tensor) -> Tensor:
-        """The nearest orthogonal matrix; for L = n the nearest of those with the determinant (−1)^n."""
-        if self.reflections < matrix.shape[-1]:
-            return super().nearest(matrix)
-        return polar_factor(matrix, matrix.new_full(matrix.shape[:-2], self.determinant))
-
-    def factors(self, *originals: Tensor) -> tuple[Tensor, ...]:
-        return self.thin(*originals) if self.reflections < originals[0].shape[-1] else super().factors(*originals)
-
-    def thin(self, *originals: Tensor) -> tuple[Tensor, Tensor]:
-        """U and P, both (L, n), where Q = I − UᵀP."""
-        u = unit_rows(originals[0])
-        return u, right_factor(u, u.shape[-1])
-
-    def extra_repr(self) -> str:
-        return f"reflections={self.reflections}, {super().extra_repr()}"
+from .branching import refuse_nonfinite, within
+from .differentiation import differentiable_once
+from .elementary import identity
 
 
 def unit_rows(v: Tensor) -> Tensor:
@@ -174,3 +102,37 @@ class _UnitRows(torch.autograd.Function):
         across = torch.addcmul(grad, u, along.sum(-1, keepdim=True).to(u.dtype), value=-1)
         # Of rows shorter than the root of the smallest number it is a bounded multiple of the gradient.
         return across.div_(length.clamp(min=torch.finfo(u.dtype).tiny ** 0.5))
+
+
+def reflect(x: Tensor, u: Tensor) -> Tensor:
+    """x·H(u₁)···H(u_L) for rows x, shape (..., m, n), and unit vectors u, shape (..., L, n), of the same batch.
+
+    One reflection after the other; the backward pass keeps the result only and takes them off again. Differentiable
+    once.
+    """
+    return _Reflected.apply(x, u)  # type: ignore[return-value]
+
+
+class _Reflected(torch.autograd.Function):
+    """x·H(u₁)···H(u_L) for rows x, shape (..., m, n), and unit vectors u, shape (..., L, n), of the same batch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
+        y = x.clone(memory_format=torch.contiguous_format)
+        for each in u.split(1, -2):
+            y.addcmul_(y @ each.mT, each, value=-2)
+        ctx.save_for_backward(y, u)
+        return y
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, grad: Tensor):
+        y, u = ctx.saved_tensors
+        y, grad, found = y.clone(), grad.clone(memory_format=torch.contiguous_format), torch.empty_like(u)
+        for each, own in zip(reversed(u.split(1, -2)), reversed(found.split(1, -2)), strict=True):
+            of_y, of_grad = y @ each.mT, grad @ each.mT
+            # Without the part along u, which a unit vector's length has no share in.
+            own.copy_(of_y.mT @ grad).sub_(of_grad.mT @ y).mul_(2)
+            y.addcmul_(of_y, each, value=-2)
+            grad.addcmul_(of_grad, each, value=-2)
+        return grad, found

@@ -6,12 +6,15 @@ that rounding cannot tell from 0.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import spectral
-from .base import Point, sym, tensors
+from .elementary import sym, tensors
+
+Matrices = Tensor | tuple[Tensor, ...]
 
 
 def reach(dtype: torch.dtype) -> float:
@@ -19,7 +22,7 @@ def reach(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps ** -0.5
 
 
-def shorten(x: Point, v: Point) -> Point:
+def shorten(x: Matrices, v: Matrices) -> Any:
     """``v``, multiplied by one number ≤ 1 so that no entry exceeds ``reach`` times the largest of ``x``.
 
     An infinite entry, a step that has overflowed already, counts as the largest finite number.

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.library import custom_op
 
-from ..precision import full_precision
+from .precision import full_precision
 from .scaling_and_squaring import differentiate, evaluate
 
 # torch 2.6 does not tell an export from another graph, and before 2.9 there is no such tag.

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from .branching import in_transform
+
 PANEL = 200  # rows of a panel, about
 
 
@@ -103,20 +105,6 @@ class _Variance(Function):
         return torch.cat([panel.flatten() for panel in panels]), (2 * log_diagonal).exp() * (2 * grad)
 
 
-class _SumSquares(Function):
-    """M ↦ Σ M_ij², a scalar; one pass over M in each direction."""
-
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor) -> Tensor:
-        ctx.save_for_backward(matrix)
-        flat = matrix.flatten()
-        return torch.dot(flat, flat)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        return ctx.saved_tensors[0] * (2 * grad)
-
-
 def product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """x B for every row of ``x``, shape (..., n)."""
     if in_transform():
@@ -152,11 +140,6 @@ def variance(lower: Tensor, log_diagonal: Tensor) -> Tensor:
     return _Variance.apply(lower, log_diagonal)
 
 
-def sum_squares(matrix: Tensor) -> Tensor:
-    """Σ of all squared entries of ``matrix``, a scalar."""
-    return matrix.square().sum() if in_transform() else _SumSquares.apply(matrix)
-
-
 def packed_size(size: int) -> int:
     """How many numbers the packed L of an (n, n) matrix with n = ``size`` holds."""
     return sum((stop - start) * stop for start, stop, _ in _bounds(size))
@@ -178,11 +161,6 @@ def pack(matrix: Tensor) -> tuple[Tensor, Tensor]:
     lower = matrix.tril(-1)
     panels = [lower[start:stop, :stop].flatten() for start, stop, _ in _bounds(matrix.shape[-1])]
     return torch.cat(panels), matrix.diagonal().log()
-
-
-def in_transform() -> bool:
-    """Whether a ``torch.func`` transform is active; only plain operations work there (compiling one fails)."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ Pairs (j, l) of columns, j < l, are index tensors of shape (2, k). W exp(θH_jl)
 import torch
 from torch import Tensor
 
-from ..manifolds.base import skew
-from ..manifolds.skew_hermitian import corrected, times_exponential
+from .elementary import skew
+from .exponential import times_exponential
+from .polar import corrected
 
 
 def partial_derivatives(x: Tensor, grad: Tensor, pairs: Tensor) -> Tensor:

@@ -1,0 +1,32 @@
+"""Parts of matrices that everything else is written with, and the numbers that torch's decompositions take."""
+
+import torch
+from torch import Tensor
+
+REAL = (torch.float32, torch.float64)  # the numbers that torch's decompositions take
+COMPLEX = (torch.complex64, torch.complex128)
+
+
+def identity(like: Tensor) -> Tensor:
+    """The identity of the size of the last dimension of ``like``, with its dtype and device."""
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+
+
+def real_inner(u: Tensor, v: Tensor) -> Tensor:
+    """Re tr(uᴴv) over the last two dimensions."""
+    return (u.conj() * v).real.sum((-2, -1)) if u.is_complex() else (u * v).sum((-2, -1))
+
+
+def sym(a: Tensor) -> Tensor:
+    """The Hermitian part ½(a + aᴴ)."""
+    return (a + a.mH) / 2
+
+
+def skew(a: Tensor) -> Tensor:
+    """The skew-Hermitian part ½(a − aᴴ)."""
+    return (a - a.mH) / 2
+
+
+def tensors(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The tensors of a tensor or a tuple of them."""
+    return x if isinstance(x, tuple) else (x,)
