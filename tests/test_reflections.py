@@ -80,13 +80,16 @@ KINDS = {
     "some-zero": lambda v: v * (torch.arange(v.shape[-2]) % 3 > 0)[:, None],
     "equal": lambda v: v[..., :1, :].expand_as(v),
     "nearly-parallel": lambda v: v[..., :1, :] + 1e-3 * v,
+    "nearly-parallel-or-opposite": lambda v: v[..., :1, :] * v[..., :1].sign() + 1e-5 * v,
+    "of-few-directions": lambda v: v[..., :, :2] @ v[..., -2:, :] + 1e-4 * v,
+    "half-of-them-nearly-parallel": lambda v: torch.cat([v[::2], v[:1] + 1e-3 * v[1::2]]),
     "positive": lambda v: v.abs(),
 }
 
 
 @cases("change", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("n", "count"), [(3, 3), (16, 16), (64, 63), (200, 200)])
+@pytest.mark.parametrize(("n", "count"), [(3, 3), (16, 16), (64, 63), (200, 200), (400, 400)])
 def test_orthogonal_whatever_the_vectors(n, count, dtype, change):
     v = change(torch.randn(count, n, dtype=dtype)).requires_grad_()
     for kind in (CWY(count), Householder(count)):
@@ -95,6 +98,13 @@ def test_orthogonal_whatever_the_vectors(n, count, dtype, change):
         assert torch.linalg.slogdet(q.double()).sign == (-1) ** count
         assert torch.autograd.grad(q[0].sum(), v)[0].isfinite().all()
     assert residual(TCWY().matrix(v)) < 10 * n * torch.finfo(dtype).eps
+
+
+@cases("change", KINDS)
+def test_the_product_is_that_of_reflections_one_by_one_whatever_the_vectors(change):
+    v = change(torch.randn(60, 60))
+    difference = torch.linalg.matrix_norm(CWY(60).matrix(v) - Householder(60).matrix(v))
+    assert difference < 10 * 60 * torch.finfo(v.dtype).eps
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

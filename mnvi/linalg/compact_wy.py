@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .branching import within
 from .differentiation import differentiable_once
+from .polar import corrected
 from .solve import solve_triangular
 
 BLOCK = 128  # rows at a time: of a product with a triangle little more than its half is then computed
@@ -31,10 +32,12 @@ def right_factor(u: Tensor, p: int) -> Tensor:
 class _Columns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, p: int) -> Tensor:  # type: ignore[override]
-        s = _triangle(u)
+        s, nearly_parallel = _triangle(u)
         factor = _solve(s, u[..., :p])
         q = (u.mT @ factor).neg_()
         q.diagonal(dim1=-2, dim2=-1).add_(1)
+        if nearly_parallel:
+            q = corrected(q)
         ctx.save_for_backward(u, s, factor, q)
         return q
 
@@ -57,7 +60,7 @@ class _Columns(torch.autograd.Function):
 class _RightFactor(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, p: int) -> Tensor:  # type: ignore[override]
-        s = _triangle(u)
+        s, _ = _triangle(u)
         factor = _solve(s, u[..., :p])
         ctx.save_for_backward(u, s, factor)
         return factor
@@ -69,17 +72,21 @@ class _RightFactor(torch.autograd.Function):
         return _add_through_triangle_(torch.zeros_like(u), _solve_transposed(s, grad), factor, u), None
 
 
-def _triangle(u: Tensor) -> Tensor:
-    """S, with anything below its diagonal."""
+def _triangle(u: Tensor) -> tuple[Tensor, bool]:
+    """S, with anything below its diagonal; and whether many of the vectors may be nearly parallel.
+
+    With the errors Δ of U Uᵀ and of the solve, QᵀQ is I + PᵀΔP, P = S⁻¹U. The entries of Δ are of a rounding's size and
+    the rows of P are short, but where k vectors are nearly parallel so are k rows of P, and their share in PᵀΔP grows up
+    to k² times; how far depends on the order in which a machine sums. Then U Uᵀ is far from what random vectors give.
+    """
     count, n = u.shape[-2:]
     s = _gram(u, n)
-    # Q is as orthogonal as U Uᵀ is accurate, times the size of S⁻¹U, which is large where many vectors are nearly
-    # parallel; U Uᵀ is then far from what random vectors give, and sums of few terms round less.
     size = torch.linalg.matrix_norm(s) / (count + count**2 / n) ** 0.5
-    if not within(size, 2.0, traced=False):
-        s = _gram(u, max(8, n // 8))
+    nearly_parallel = not within(size, 2.0, traced=False)
+    if nearly_parallel:
+        s = _gram(u, max(8, n // 8))  # sums of few terms round less
     s.diagonal(dim1=-2, dim2=-1).mul_(0.5)
-    return s
+    return s, nearly_parallel
 
 
 def _gram(u: Tensor, terms: int) -> Tensor:
