@@ -7,7 +7,7 @@ import torch
 from hypothesis import settings
 
 from mnvi import posteriors, priors
-from mnvi.covariance import BlockDiagonal, Dense, Diagonal, Factor, Identity, Kronecker, LowRank
+from mnvi.covariance import BlockDiagonal, Dense, Diagonal, Identity, Kronecker, LowRank
 
 torch.set_num_threads(1)
 settings.register_profile("mnvi", deadline=None, derandomize=True, max_examples=25)
@@ -88,25 +88,11 @@ def assert_refused(program, options, message, folder, capsys):
     assert not folder.exists()
 
 
-def free_entries(module):
-    """Name of every parameter → a mask of the entries that matter; a triangular factor may store zeros that do not."""
-    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in module.named_parameters()}
-    for prefix, part in module.named_modules():
-        own = dict(part.named_parameters(recurse=False))
-        if isinstance(part, Factor) and own:
-            like = next(iter(own.values()))
-            product = part.multiply(torch.eye(part.width, dtype=like.dtype, device=like.device))
-            gradients = torch.autograd.grad((product * torch.randn_like(product)).sum(), list(own.values()))
-            masks |= {f"{prefix}.{name}".strip("."): g != 0 for name, g in zip(own, gradients, strict=True)}
-    return masks
-
-
 def randomise(module, std=0.5):
-    """The module with every entry that matters drawn anew; the zeros that a triangular factor stores stay zeros."""
-    masks = free_entries(module)
+    """The module with every parameter drawn anew: any real values are valid, also those that are stored for nothing."""
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            parameter.copy_(std * torch.randn_like(parameter) * masks[name])
+        for parameter in module.parameters():
+            parameter.copy_(std * torch.randn_like(parameter))
     return module
 
 

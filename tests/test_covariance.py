@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import FACTORS, assert_close, cases, free_entries, randomise
+from conftest import FACTORS, assert_close, cases, randomise
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, vmap
@@ -127,16 +127,51 @@ def test_state_dict_round_trip(description):
     assert torch.equal(copy.matrix(), factor.matrix())
 
 
+@pytest.mark.parametrize("description", [Dense(), BlockDiagonal(150), Kronecker(Dense(), Dense())], ids=str)
+def test_noise_on_every_parameter_leaves_a_valid_covariance(description):
+    """Weight noise and averages of checkpoints fill whatever is stored; what is read must agree with one matrix."""
+    factor = description.build(450)  # several panels
+    factor.set_scale_(1.0)
+    before = factor.matrix()
+    with torch.no_grad():
+        for parameter in factor.parameters():
+            parameter.add_(1e-3 * torch.randn_like(parameter))
+    matrix = factor.matrix()
+    assert not torch.equal(matrix, before)
+    assert_close(matrix.diagonal().log().sum(), factor.log_volume())
+    assert_close(torch.linalg.slogdet(matrix @ matrix.mT).logabsdet, factor.log_det())
+    assert_close(factor.multiply(torch.eye(factor.width)).mT, matrix)
+    assert_close(factor.multiply_transpose(torch.eye(factor.size)), matrix)
+    assert_close(factor.variance(), matrix.square().sum(-1))
+    assert_close(factor.trace(), matrix.square().sum())
+    assert_close(factor.scale_tril(), torch.linalg.cholesky(matrix @ matrix.mT))
+
+
+def test_what_is_stored_for_nothing_may_be_anything():
+    factor = build(Dense(), 450)
+    outputs = lambda: [factor.multiply(e), factor.multiply_transpose(x), factor.transpose_norm(x), factor.trace()]  # noqa: E731
+    e, x = torch.randn(3, 450), torch.randn(3, 450)
+    expected = [*outputs(), factor.variance(), factor.matrix()]
+    ones = torch.autograd.grad(factor.matrix().sum(), factor.off_diagonal)[0]
+    with torch.no_grad():
+        factor.off_diagonal.masked_fill_(ones == 0, torch.nan)
+    actual = [*outputs(), factor.variance(), factor.matrix()]
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+    for output in actual:
+        (gradient,) = torch.autograd.grad(output.sum(), factor.off_diagonal, retain_graph=True)
+        assert (gradient[ones == 0] == 0).all()
+        assert gradient.isfinite().all()
+
+
 # Gradients ------------------------------------------------------------------------------------------------------------
 
 
 def differentiable(factor):
     """Operations as a function of unconstrained tensors, and points to differentiate it at."""
-    masks = free_entries(factor)
     points = [p.detach().clone().requires_grad_() for p in factor.parameters()]
 
     def function(e, x, *raw):
-        parameters = {f"factor.{n}": r * mask for (n, mask), r in zip(masks.items(), raw, strict=True)}
+        parameters = {f"factor.{n}": r for (n, _), r in zip(factor.named_parameters(), raw, strict=True)}
         outputs = functional_call(Operations(factor), parameters, (e, x))
         return tuple(output for output in outputs if output.requires_grad)
 

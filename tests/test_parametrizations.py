@@ -307,6 +307,47 @@ def test_a_weight_on_the_manifold_is_kept_and_others_are_drawn():
     assert defect(random.weight) < 1e-13
 
 
+def turned(angle, n, dtype):
+    """An orthogonal matrix of determinant 1 with one angle given and the others random, computed in double precision."""
+    angles = torch.cat([torch.tensor([angle], dtype=torch.float64), 3 * torch.rand(n // 2 - 1, dtype=torch.float64)])
+    cos, sin = angles.cos(), angles.sin()
+    blocks = torch.block_diag(*torch.stack([cos, -sin, sin, cos], -1).view(-1, 2, 2))
+    frame = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64)).Q
+    return (frame @ blocks @ frame.mT).to(dtype)
+
+
+@pytest.mark.parametrize(("n", "distance"), [(300, 1e-3), (64, 1e-4), (64, 1e-5)])
+def test_a_rotation_with_an_angle_near_pi_is_kept_in_single_precision(n, distance):
+    q = turned(torch.pi - distance, n, torch.float32)
+    layer = nn.Linear(n, n)
+    with torch.no_grad():
+        layer.weight.copy_(q)
+    mnvi.constrain(layer, "weight", Exponential(), start="weight")
+    assert (layer.weight - q).detach().abs().max() < 10 * n * torch.finfo(torch.float32).eps
+
+
+def test_what_single_precision_cannot_hold_is_refused():
+    layer = mnvi.constrain(nn.Linear(64, 64), "weight", Cayley())
+    before = layer.weight.detach().clone()
+    with pytest.raises(ValueError, match="leads back to this matrix only up to"):
+        layer.weight = turned(torch.pi - 1e-6, 64, torch.float32)
+    assert torch.equal(layer.weight, before)
+
+
+def test_an_orthogonal_layer_of_256_can_be_constrained_with_several_threads():
+    layer = nn.Linear(256, 256)
+    nn.init.orthogonal_(layer.weight)
+    with torch.no_grad():
+        layer.weight[0] *= torch.linalg.slogdet(layer.weight).sign
+    before, threads = layer.weight.detach().clone(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        mnvi.constrain(layer, "weight", Exponential(), start="weight")
+    finally:
+        torch.set_num_threads(threads)
+    assert (layer.weight - before).detach().abs().max() < 1e-5
+
+
 def test_a_weight_nearly_on_the_manifold_is_kept_there():
     near = SpecialOrthogonal().random(6, 6) + 1e-5 * torch.randn(6, 6)
     for make in (Exponential, Cayley, Trivialization, lambda: CWY(6)):

@@ -11,7 +11,6 @@ from conftest import (
     build,
     cases,
     dense_covariance,
-    free_entries,
     randomise,
 )
 from hypothesis import given
@@ -168,11 +167,10 @@ class Draws(torch.nn.Module):
 
 def draws_of(posterior):
     """Both ways as a function of an input and of unconstrained parameters, and points to differentiate it at."""
-    masks = free_entries(posterior)
     points = [p.detach().clone().requires_grad_() for p in posterior.parameters()]
 
     def function(x, *raw):
-        parameters = {f"posterior.{n}": r * mask for (n, mask), r in zip(masks.items(), raw, strict=True)}
+        parameters = {f"posterior.{n}": r for (n, _), r in zip(posterior.named_parameters(), raw, strict=True)}
         outputs = functional_call(Draws(posterior), parameters, (x,))
         return tuple(output for output in outputs if output.requires_grad)
 

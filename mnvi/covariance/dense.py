@@ -14,8 +14,9 @@ from .base import Covariance, Factor
 class Dense(Covariance):
     """Any positive definite covariance: F is lower-triangular, its diagonal stored as a logarithm.
 
-    ``size``²/2 numbers are held for large sizes, ``size``² below 300 (see :mod:`mnvi.covariance.triangular`, which also
-    says what must stay zero). Source: Rudnev & Kropotov (2019), 'Parameterization'.
+    ``size``²/2 numbers are held for large sizes, ``size``² below 300; whatever they
+    are, they are a covariance (see :mod:`mnvi.linalg.triangular`). Source: Rudnev & Kropotov (2019),
+    'Parameterization'.
     """
 
     def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "DenseFactor":

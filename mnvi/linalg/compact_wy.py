@@ -75,9 +75,9 @@ class _RightFactor(torch.autograd.Function):
 def _triangle(u: Tensor) -> tuple[Tensor, bool]:
     """S, with anything below its diagonal; and whether many of the vectors may be nearly parallel.
 
-    With the errors Δ of U Uᵀ and of the solve, QᵀQ is I + PᵀΔP, P = S⁻¹U. The entries of Δ are of a rounding's size and
-    the rows of P are short, but where k vectors are nearly parallel so are k rows of P, and their share in PᵀΔP grows up
-    to k² times; how far depends on the order in which a machine sums. Then U Uᵀ is far from what random vectors give.
+    With the errors Δ of U Uᵀ and of the solve, QᵀQ is I + PᵀΔP, P = S⁻¹U. Entries of Δ have a rounding's size and rows
+    of P are short, but where k vectors are nearly parallel so are k rows of P, and their share in PᵀΔP grows up to k²
+    times; how far depends on the order in which a machine sums. Then U Uᵀ is far from what random vectors give.
     """
     count, n = u.shape[-2:]
     s = _gram(u, n)

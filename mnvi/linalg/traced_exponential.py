@@ -22,7 +22,7 @@ def transformed() -> bool:
 
 @custom_op("mnvi::exponential", mutates_args=(), **OPTIONS)
 def traced_exponential(a: Tensor, name: str, tangent: bool) -> Tensor:
-    """exp(a), shape (b, n, n); ``name`` and ``tangent`` as for :func:`mnvi.manifolds.exponential.exponential`."""
+    """exp(a), shape (b, n, n); ``name`` and ``tangent`` as for :func:`mnvi.linalg.exponential`."""
     with full_precision(a):
         return evaluate(a, name)[0]
 

@@ -1,10 +1,11 @@
-"""Products with B = diag(exp a) + L, L strictly lower-triangular and stored packed, whose gradient stays so.
+"""Products with B = diag(exp a) + L, L strictly lower-triangular and stored packed.
 
 **Storage.** L is cut into panels of about 200 rows; of each panel only the columns up to its last row are kept, and the
 panels lie one after the other in a flat vector. That is a little over half of L, in pieces a matrix product can read
 where they are: parameter, gradient and optimiser state shrink alike, and the zero half is not multiplied. Within the
-square block that ends a panel, zeros on and above the diagonal are stored; the gradient is cut there, so they stay
-zeros and nothing is masked in a forward pass. What adds noise to parameters or gradients must leave these zeros alone.
+square block that ends a panel there are numbers on and above the diagonal too. They count for nothing, whatever they
+are, and their gradient is zero: noise on parameters, weight averages and decay all leave a triangle. Each operation
+reads a copy with zeros in their place, which costs less than a copy of the squares alone and products in two parts.
 
 Each function has a hand-written backward pass of differentiable operations, so second derivatives exist. Inside
 ``torch.func`` transforms the same formulae run on the unpacked matrix.
@@ -79,12 +80,13 @@ class _Trace(Function):
     @staticmethod
     def forward(ctx: Any, lower: Tensor, log_diagonal: Tensor) -> Tensor:
         ctx.save_for_backward(lower, log_diagonal)
-        return torch.dot(lower, lower) + (2 * log_diagonal).exp().sum()
+        strict = _strict(lower, log_diagonal.shape[-1])
+        return torch.dot(strict, strict) + (2 * log_diagonal).exp().sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         lower, log_diagonal = ctx.saved_tensors
-        return lower * (2 * grad), (2 * log_diagonal).exp() * (2 * grad)
+        return _strict(lower, log_diagonal.shape[-1]) * (2 * grad), (2 * log_diagonal).exp() * (2 * grad)
 
 
 class _Variance(Function):
@@ -93,16 +95,16 @@ class _Variance(Function):
     @staticmethod
     def forward(ctx: Any, lower: Tensor, log_diagonal: Tensor) -> Tensor:
         ctx.save_for_backward(lower, log_diagonal)
-        squares = [
-            torch.linalg.vector_norm(panel, dim=-1).square() for _, _, panel in _panels(lower, log_diagonal.shape[-1])
-        ]
+        panels = _strict_panels(lower, log_diagonal.shape[-1])
+        squares = [torch.linalg.vector_norm(panel, dim=-1).square() for _, _, panel in panels]
         return torch.cat(squares) + (2 * log_diagonal).exp()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         lower, log_diagonal = ctx.saved_tensors
-        panels = [panel * (2 * grad[start:stop, None]) for start, stop, panel in _panels(lower, log_diagonal.shape[-1])]
-        return torch.cat([panel.flatten() for panel in panels]), (2 * log_diagonal).exp() * (2 * grad)
+        panels = _strict_panels(lower, log_diagonal.shape[-1])
+        scaled = [panel * (2 * grad[start:stop, None]) for start, stop, panel in panels]
+        return torch.cat([panel.flatten() for panel in scaled]), (2 * log_diagonal).exp() * (2 * grad)
 
 
 def product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
@@ -169,14 +171,14 @@ def _rows(x: Tensor) -> Tensor:
 
 def _product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
     output = x * log_diagonal.exp()
-    for start, stop, panel in _panels(lower, log_diagonal.shape[-1]):
+    for start, stop, panel in _strict_panels(lower, log_diagonal.shape[-1]):
         output[:, :stop].addmm_(x[:, start:stop], panel)
     return output
 
 
 def _transposed_product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
     output = x * log_diagonal.exp()
-    for start, stop, panel in _panels(lower, log_diagonal.shape[-1]):
+    for start, stop, panel in _strict_panels(lower, log_diagonal.shape[-1]):
         output[:, start:stop].addmm_(x[:, :stop], panel.mT)
     return output
 
@@ -190,6 +192,18 @@ def _outer(x: Tensor, y: Tensor, lower: Tensor, log_diagonal: Tensor) -> tuple[T
         diagonals.append(block.diagonal().clone())
         block.tril_(-1)
     return outer, torch.cat(diagonals) * log_diagonal.exp()
+
+
+def _strict(lower: Tensor, size: int) -> Tensor:
+    """A copy of the packed L with zeros for all that is on and above its diagonal."""
+    strict = lower.clone()  # a copy and a cut in place take half of the time that tril takes
+    for start, _, panel in _panels(strict, size):
+        panel[:, start:].tril_(-1)
+    return strict
+
+
+def _strict_panels(lower: Tensor, size: int) -> list[tuple[int, int, Tensor]]:
+    return _panels(_strict(lower, size), size)
 
 
 def _panels(lower: Tensor, size: int) -> list[tuple[int, int, Tensor]]:

@@ -2,7 +2,7 @@
 
 x, y are symmetric positive definite and u, v symmetric, all of shape (..., n, n). ``retract`` is each metric's
 exponential as long as that stays well inside the cone; steps so long that it would leave it, or overflow, are bent so
-that the result is definite (see :mod:`mnvi.manifolds.definite`).
+that the result is definite (see :mod:`mnvi.linalg.definite`).
 """
 
 import math

@@ -77,22 +77,38 @@ class GroupParametrization(Parametrization):
     def coordinates(self, matrix: Tensor) -> Originals:
         turned = self._turned(matrix)
         try:
-            return self._of_skew(self.inverse(turned))
+            return self._of_skew(self._inverse(turned))
         except ValueError as error:
             group = "Unitary" if self.complex else "Orthogonal"
             raise ValueError(f"{error}; Trivialization({group}()) reaches it") from None
 
     def nearest(self, matrix: Tensor) -> Tensor:
-        turned = matrix * self.signs
-        return (Unitary() if self.complex else SpecialOrthogonal()).project(turned) * self.signs
+        return self._group().project(matrix * self.signs) * self.signs
 
     def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
         if self.init == "haar":
-            group = Unitary() if self.complex else SpecialOrthogonal()
-            a = self.inverse(group.random(*size, generator=generator, dtype=dtype, device=device))
+            a = self._inverse(self._group().random(*size, generator=generator, dtype=dtype, device=device))
         else:
             a = draw_skew(self.init, size, generator).to(device, dtype)
         return self._of_skew(a)
+
+    def _group(self) -> Manifold:
+        """What φ reaches."""
+        return Unitary() if self.complex else SpecialOrthogonal()
+
+    def _inverse(self, q: Tensor) -> Tensor:
+        """:meth:`inverse`, taken in double precision, as it is taken once: angles near π lose many digits.
+
+        Raises:
+            ValueError: there is no inverse, or none whose numbers in the precision of ``q`` lead back to it.
+        """
+        device = "cpu" if q.device.type == "mps" else q.device  # which has no double precision
+        precise = q.to(device, torch.complex128 if self.complex else torch.float64)
+        a = self.inverse(precise if precise.dtype == q.dtype else self._group().project(precise)).to(q)
+        off = (self.phi(a) - q).abs().amax()
+        if not off <= torch.finfo(q.dtype).eps ** 0.5:
+            raise ValueError(f"{self} leads back to this matrix only up to {off.item():.2g} in {q.dtype}")
+        return a
 
     def _of_skew(self, a: Tensor) -> Originals:
         return (from_skew_hermitian(a),) if self.complex else from_skew(a, self.places)
