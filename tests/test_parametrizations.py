@@ -308,7 +308,7 @@ def test_a_weight_on_the_manifold_is_kept_and_others_are_drawn():
 
 
 def turned(angle, n, dtype):
-    """An orthogonal matrix of determinant 1 with one angle given and the others random, computed in double precision."""
+    """A rotation with one angle given and the others random, computed in double precision."""
     angles = torch.cat([torch.tensor([angle], dtype=torch.float64), 3 * torch.rand(n // 2 - 1, dtype=torch.float64)])
     cos, sin = angles.cos(), angles.sin()
     blocks = torch.block_diag(*torch.stack([cos, -sin, sin, cos], -1).view(-1, 2, 2))
