@@ -1,7 +1,7 @@
-"""What happens to dynamic trivializations after a step of any torch optimiser.
+"""What happens after a step of any torch optimiser: trivializations rebase, pruned means go back to zero.
 
-Torch calls one function after every optimiser's step. It looks for parameters that are coordinates of a
-trivialization, so that a user registers nothing and cannot forget to.
+Torch calls one function after every optimiser's step. It looks for parameters that something follows, so that a user
+registers nothing and cannot forget to.
 """
 
 from typing import Any, Protocol
@@ -12,22 +12,22 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 
-class Rebased(Protocol):
-    """What follows the steps of its coordinates."""
+class Follower(Protocol):
+    """What follows the steps of a parameter."""
 
-    def stepped(self, coordinates: Tensor, optimiser: Optimizer) -> None: ...
+    def stepped(self, parameter: Tensor, optimiser: Optimizer) -> None: ...
 
 
-_followers: WeakIdKeyDictionary = WeakIdKeyDictionary()  # coordinates to a weak reference to their trivialization
+_followers: WeakIdKeyDictionary = WeakIdKeyDictionary()  # parameters to a weak reference to their follower
 _handle: Any = None  # of torch's hook
 
 
-def follow(coordinates: Tensor, follower: Rebased) -> None:
-    """Have ``follower.stepped(coordinates, optimiser)`` called after every step of an optimiser that has them."""
+def follow(parameter: Tensor, follower: Follower) -> None:
+    """Have ``follower.stepped(parameter, optimiser)`` called after every step of an optimiser that has it."""
     global _handle
     if _handle is None:  # once a process, when there is something to follow
         _handle = register_optimizer_step_post_hook(_after_step)
-    _followers[coordinates] = ref(follower)
+    _followers[parameter] = ref(follower)
 
 
 def _after_step(optimiser: Optimizer, args: Any, kwargs: Any) -> None:
