@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from . import layers, posteriors, priors
-from .layers import BayesianLayer
+from .following import unfollow
 from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, column_split
-from .module import draw_in_every_mode, kl
+from .module import bayesian_layers, draw_in_every_mode, kl
 
 _KINDS: dict[type, type] = {
     nn.Linear: layers.MNLinear,
@@ -86,18 +86,19 @@ def to_deterministic(model: nn.Module) -> nn.Module:
 
     Raises:
         TypeError: a subclass of a layer of this library, for which no plain layer is known.
-        ValueError: a layer pruned by both :func:`mnvi.sparsity.prune` and ``torch.nn.utils.prune``.
+        ValueError: the weight of a layer is made in a hook, as under ``torch.nn.utils.prune``.
     """
-    plain = copy.deepcopy(model)
-    found = {name: module for name, module in plain.named_modules() if isinstance(module, BayesianLayer)}
-    for name, layer in found.items():
+    for name, layer in bayesian_layers(model):
         if _kind(layer) not in _TORCH_KINDS:
             raise TypeError(f"layer {name!r} is a {type(layer).__name__}, which has no plain torch layer to go back to")
+        if not parametrize.is_parametrized(layer, "weight") and "weight" not in layer._parameters:
+            raise ValueError(f"the weight of layer {name!r} is made in a hook; call torch.nn.utils.prune.remove first")
         layer.settle_()
-        if layer.is_pruned and hasattr(layer, "weight_orig"):
-            raise ValueError(f"layer {name!r} is pruned in two ways; call torch.nn.utils.prune.remove first")
-    for layer in found.values():
+    plain = copy.deepcopy(model)
+    for _, layer in list(bayesian_layers(plain)):
         constrained, pruned = parametrize.is_parametrized(layer), layer.pruned != 0
+        for parameter in layer.parameters(recurse=False):
+            unfollow(parameter)
         for name in ("posterior", "prior", "pruned", "estimator", "_sampling", "_frozen", "_is_pruned", "_seen"):
             delattr(layer, name)
         kind = _TORCH_KINDS[_kind(layer)]

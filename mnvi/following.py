@@ -30,6 +30,11 @@ def follow(parameter: Tensor, follower: Follower) -> None:
     _followers[parameter] = ref(follower)
 
 
+def unfollow(parameter: Tensor) -> None:
+    """Undo :func:`follow`, if there was one."""
+    _followers.pop(parameter, None)
+
+
 def _after_step(optimiser: Optimizer, args: Any, kwargs: Any) -> None:
     if not _followers:
         return

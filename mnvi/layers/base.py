@@ -116,7 +116,7 @@ class BayesianLayer(nn.Module):
             return self._widened(lambda dtype: self.prior.kl(self.weight.flatten(1).to(dtype), self.posterior))
 
     def _widened(self, compute: Callable[[torch.dtype], Result]) -> Result:
-        """``compute`` of the type to compute in, the weight's; for 16 bits float32, which the posterior then has too."""
+        """``compute`` of the type to compute in: the weight's, or float32 for 16 bits, which all else then has too."""
         if self.weight.dtype not in NARROW:
             return compute(self.weight.dtype)
         return widened((self.posterior, self.prior), lambda: compute(torch.float32))

@@ -30,7 +30,7 @@ def widened(modules: Iterable[nn.Module], compute: Callable[[], Result]) -> Resu
             tensors[name] = copy
         return compute()
     finally:
-        for (tensors, name, tensor), copy in zip(narrow, copies, strict=True):
+        for tensors, name, tensor in narrow:
             tensors[name] = tensor
         with torch.no_grad():
             for (_, _, buffer), copy in zip(buffers, copies[len(parameters) :], strict=True):

@@ -42,9 +42,9 @@ def prune(
         skip: qualified names (``"classifier.2"``) left alone, with all that is below them.
 
     Raises:
-        ValueError: a mean is no parameter of its layer: it is constrained, or torch's own pruning is attached; not exactly one of ``threshold`` and ``fraction``, or out of range; unknown ``groups`` or name in
-            ``skip``; no Bayesian layer to prune; a score that is not finite or has the wrong shape. The model is then
-            unchanged.
+        ValueError: not exactly one of ``threshold`` and ``fraction``, or out of range; unknown ``groups`` or name in
+            ``skip``; no Bayesian layer to prune; a mean that is no parameter (constrained, or under torch's own
+            pruning); a score that is not finite or has the wrong shape. The model is then unchanged.
 
     Example:
         >>> mnvi.sparsity.prune(model, fraction=0.9)
