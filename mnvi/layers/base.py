@@ -165,7 +165,7 @@ class BayesianLayer(nn.Module):
         follow(weight, self)
         if torch.is_inference_mode_enabled() or not weight.is_inference():
             # Past the version counter: it would break the backward pass of a forward pass before, and needs not.
-            weight.data.masked_fill_(mask != 0, 0)
+            weight.data.masked_fill_(_beside(mask != 0, weight), 0)
 
     def stepped(self, parameter: Tensor, optimiser: Optimizer) -> None:
         """After a step of an optimiser, whose momentum or weight noise may move pruned means."""
@@ -208,6 +208,16 @@ class BayesianLayer(nn.Module):
 def _version(tensor: Tensor) -> tuple[int, int | None]:
     """What changes when the tensor is written to or another takes its place."""
     return id(tensor), None if tensor.is_inference() else tensor._version
+
+
+def _beside(mask: Tensor, weight: Tensor) -> Tensor:
+    """``mask``, which every rank has whole, as a tensor that goes with a ``weight`` sharded by FSDP2."""
+    if not hasattr(weight, "device_mesh"):
+        return mask
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = weight.device_mesh  # type: ignore[attr-defined]
+    return DTensor.from_local(mask, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
 def _pruned_before(state_dict: dict, prefix: str, like: Tensor) -> Tensor | None:
