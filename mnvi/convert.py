@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from . import layers, posteriors, priors
-from .following import unfollow
 from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, column_split
 from .module import bayesian_layers, draw_in_every_mode, kl
 
@@ -97,8 +96,7 @@ def to_deterministic(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(model)
     for _, layer in list(bayesian_layers(plain)):
         constrained, pruned = parametrize.is_parametrized(layer), layer.pruned != 0
-        for parameter in layer.parameters(recurse=False):
-            unfollow(parameter)
+        layer._unfollow()
         for name in ("posterior", "prior", "pruned", "estimator", "_sampling", "_frozen", "_is_pruned", "_seen"):
             delattr(layer, name)
         kind = _TORCH_KINDS[_kind(layer)]

@@ -145,6 +145,24 @@ def test_saving_between_the_forward_and_the_backward_pass_is_allowed():
     assert torch.equal(torch.autograd.grad(value, model[0].weight)[0], expected)
 
 
+@pytest.fixture(params=[False, True], ids=["in place", "by swapping"])
+def conversion(request):
+    torch.__future__.set_swap_module_params_on_conversion(request.param)
+    yield
+    torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@pytest.mark.usefixtures("conversion")
+def test_a_pruned_layer_that_was_converted_and_loaded_keeps_its_zeros():
+    layer = prune(mnvi.MNLinear(6, 4), fraction=0.5).float().double()
+    layer.load_state_dict(copy.deepcopy(layer.state_dict()))
+    layer.float()
+    layer.weight.grad = torch.ones_like(layer.weight)
+    torch.optim.SGD([layer.weight], 0.1).step()
+    assert layer.weight.count_nonzero() == 12
+    assert not layer.weight[zeros(layer)].any()
+
+
 def test_the_plain_network_of_a_pruned_model_trains_as_any_other():
     plain = mnvi.to_deterministic(pruned_network())
     before = plain[0].weight.detach().clone()
