@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from . import layers, posteriors, priors
-from .layers import BayesianLayer
 from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, column_split
-from .module import draw_in_every_mode, kl
+from .module import bayesian_layers, draw_in_every_mode, kl
 
 _KINDS: dict[type, type] = {
     nn.Linear: layers.MNLinear,
@@ -79,23 +79,46 @@ def to_bayesian(
 def to_deterministic(model: nn.Module) -> nn.Module:
     """A copy of ``model`` with plain torch layers: each Bayesian layer's mean (masked where pruned) and bias.
 
-    ``model`` itself keeps its posteriors. In eval mode both give the same outputs. Raises TypeError for a subclass of a
-    layer of this library, for which no plain layer is known.
+    ``model`` itself keeps its posteriors. In eval mode both give the same outputs. A constrained mean stays
+    constrained (:func:`mnvi.constrain`), unless its layer is pruned. What knows torch's layers by their types, such as
+    ``torch.ao.quantization.quantize_dynamic``, finds them in the copy, and passes over Bayesian ones.
+
+    Raises:
+        TypeError: a subclass of a layer of this library, for which no plain layer is known.
+        ValueError: the weight of a layer is made in a hook, as under ``torch.nn.utils.prune``.
     """
-    plain = copy.deepcopy(model)
-    found = {name: module for name, module in plain.named_modules() if isinstance(module, BayesianLayer)}
-    for name, layer in found.items():
-        if type(layer) not in _TORCH_KINDS:
+    for name, layer in bayesian_layers(model):
+        if _kind(layer) not in _TORCH_KINDS:
             raise TypeError(f"layer {name!r} is a {type(layer).__name__}, which has no plain torch layer to go back to")
-    for layer in found.values():
-        if layer.weight_mask is not None:
-            layer.weight = nn.Parameter(layer.mean_weight().detach(), layer.weight.requires_grad)
-        del layer.posterior, layer.prior, layer.weight_mask, layer.estimator, layer._sampling, layer._frozen
-        layer.__class__ = _TORCH_KINDS[type(layer)]
+        if not parametrize.is_parametrized(layer, "weight") and "weight" not in layer._parameters:
+            raise ValueError(f"the weight of layer {name!r} is made in a hook; call torch.nn.utils.prune.remove first")
+        layer.settle_()
+    plain = copy.deepcopy(model)
+    for _, layer in list(bayesian_layers(plain)):
+        constrained, pruned = parametrize.is_parametrized(layer), layer.pruned != 0
+        layer._unfollow()
+        for name in ("posterior", "prior", "pruned", "estimator", "_sampling", "_frozen", "_is_pruned", "_seen"):
+            delattr(layer, name)
+        kind = _TORCH_KINDS[_kind(layer)]
+        layer.__class__ = _constrained(kind, type(layer)) if constrained else kind
+        if parametrize.is_parametrized(layer, "weight") and pruned.any():
+            parametrize.remove_parametrizations(layer, "weight")
+            layer.weight.data.masked_fill_(pruned, 0)
     for module in plain.modules():
         if isinstance(module.__dict__.get("kl"), partial) and module.__dict__["kl"].func is kl:
             del module.kl
     return plain
+
+
+def _kind(layer: nn.Module) -> type:
+    """The layer's class, without the one that torch puts on top of it where a tensor is parametrized."""
+    return type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
+
+
+def _constrained(kind: type, top: type) -> type:
+    """The class that torch puts on top of a parametrized layer's, ``top``, on top of ``kind`` instead."""
+    own = {name: value for name, value in vars(top).items() if name not in ("__dict__", "__weakref__", "__doc__")}
+    return type(f"Parametrized{kind.__name__}", (kind,), own)
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

@@ -48,6 +48,8 @@ def sampling(model: nn.Module):
     """
     draw_in_every_mode(model)
     layers = [layer for _, layer in bayesian_layers(model)]
+    for layer in layers:
+        layer.settle_()
     before = [layer._sampling for layer in layers]
     try:
         for layer in layers:
@@ -71,6 +73,8 @@ def frozen_sample(model: nn.Module):
     """
     draw_in_every_mode(model)
     layers = [layer for _, layer in bayesian_layers(model)]
+    for layer in layers:
+        layer.settle_()
     before = [layer._frozen for layer in layers]
     try:
         for layer in layers:

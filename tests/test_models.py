@@ -862,11 +862,12 @@ def test_loading_other_keys_keeps_a_pruned_layer_pruned():
     model = mlp()
     mnvi.sparsity.prune(model, fraction=0.5)
     first = next(layer for layer in model.modules() if isinstance(layer, mnvi.MNLinear))
-    mask = first.weight_mask.clone()
+    mask = first.pruned.clone()
     model.load_state_dict({}, strict=False)
-    assert torch.equal(first.weight_mask, mask)
+    assert torch.equal(first.pruned, mask)
     first.reset_parameters()
-    assert first.weight_mask is None
+    assert not first.is_pruned
+    assert not first.pruned.any()
 
 
 def test_noise_free_gaussian_prediction_has_no_nan():

@@ -337,7 +337,7 @@ def test_layers_without_gradients_stay_and_pruned_means_do_not_move():
     net[4].zero_grad()
     NaturalGradient(net, 0.1, num_data=100).step()
     assert torch.equal(net[4].weight, before[4].weight)
-    pruned = net[0].weight_mask == 0
+    pruned = net[0].pruned == 1
     assert torch.equal(net[0].weight[pruned], before[0].weight[pruned])
     assert not torch.equal(net[0].weight, before[0].weight)
 

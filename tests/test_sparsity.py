@@ -45,6 +45,11 @@ def set_weight(layer, values):
     return layer
 
 
+def left(layer):
+    """1 for every weight that is left, 0 for every pruned one."""
+    return (layer.pruned == 0).to(layer.weight.dtype)
+
+
 def state(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -107,12 +112,12 @@ def test_units_of_every_layout(layer, rows, columns):
 def test_a_column_of_a_convolution_is_a_channel_with_all_its_positions():
     layer = set_weight(conv(1, 2, 2, 2), [[[1.0, 2.0], [0.0, 0.0]], [[3.0, 4.0], [0.1, 0.0]]])
     prune(layer, fraction=0.5, groups="columns")
-    assert layer.weight_mask[:, 1].eq(0).all()
-    assert layer.weight_mask[:, 0].eq(1).all()
+    assert layer.pruned[:, 1].eq(1).all()
+    assert layer.pruned[:, 0].eq(0).all()
     transposed = set_weight(conv(1, 2, 2, 2, transposed=True), [[[9.0, 9.0], [1.0, 0.0]], [[9.0, 9.0], [0.0, 1.0]]])
     prune(transposed, fraction=0.5, groups="rows")
-    assert transposed.weight_mask[:, 1].eq(0).all()
-    assert transposed.weight_mask[:, 0].eq(1).all()
+    assert transposed.pruned[:, 1].eq(1).all()
+    assert transposed.pruned[:, 0].eq(0).all()
 
 
 def test_prior_scale_is_relative_to_the_largest_group():
@@ -123,7 +128,7 @@ def test_prior_scale_is_relative_to_the_largest_group():
     torch.testing.assert_close(prior_scale(layer, "rows"), torch.tensor([1.0, 0.5, 0.1]))
     torch.testing.assert_close(prior_scale(layer, "columns"), torch.tensor([1.0, 0.1]))
     prune(layer, threshold=0.2, groups="rows", score=prior_scale)
-    assert layer.weight_mask.tolist() == [[1, 1], [1, 1], [0, 0]]
+    assert left(layer).tolist() == [[1, 1], [1, 1], [0, 0]]
 
 
 def test_scores_raise_for_what_they_cannot_do():
@@ -153,20 +158,20 @@ def two_layers():
 def test_threshold_drops_what_scores_below_it_and_nothing_else():
     model = two_layers()
     assert prune(model, threshold=3.0, score=magnitude) is model
-    assert model[0].weight_mask.tolist() == [[0, 0], [1, 1], [1, 1]]
+    assert left(model[0]).tolist() == [[0, 0], [1, 1], [1, 1]]
     assert model[2].weight.tolist() == [[7.0, 8.0, 0.0], [10.0, 11.0, 12.0]]
     assert model[0].weight.tolist() == [[0.0, 0.0], [3.0, 4.0], [5.0, 6.0]]
 
 
 def test_fraction_counts_over_all_layers():
     model = prune(two_layers(), fraction=5 / 12, score=magnitude)
-    assert model[0].weight_mask.tolist() == [[0, 0], [0, 0], [1, 1]]
-    assert model[2].weight_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert left(model[0]).tolist() == [[0, 0], [0, 0], [1, 1]]
+    assert left(model[2]).tolist() == [[1, 1, 0], [1, 1, 1]]
     model = prune(two_layers(), fraction=0.6, groups="rows", score=magnitude)  # 3 of 5 rows
-    assert model[0].weight_mask.sum(1).tolist() == [0, 0, 0]  # sums 3, 7, 11 against 15.5, 33
-    assert model[2].weight_mask is None
+    assert left(model[0]).sum(1).tolist() == [0, 0, 0]  # sums 3, 7, 11 against 15.5, 33
+    assert not model[2].is_pruned
     model = prune(two_layers(), fraction=0.5, groups="columns", score=magnitude)  # 2 of 5: sums 9, 12 | 17, 19, 12.5
-    assert model[0].weight_mask.sum(0).tolist() == [0, 0]
+    assert left(model[0]).sum(0).tolist() == [0, 0]
 
 
 @given(fraction=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 99))
@@ -176,8 +181,7 @@ def test_fraction_drops_the_lowest_and_their_exact_number(fraction, seed):
     model = mnvi.Sequential(linear(4, 5), linear(5, 3))
     scores = torch.cat([signal_to_noise(layer).flatten() for layer in model])
     prune(model, fraction=fraction)
-    kept = torch.cat([torch.ones(layer.weight.numel()) if layer.weight_mask is None else layer.weight_mask.flatten()
-                      for layer in model]).bool()  # fmt: skip
+    kept = torch.cat([left(layer).flatten() for layer in model]).bool()
     assert (~kept).sum() == math.floor(fraction * 35 + 1e-9)
     assert not (~kept).any() or scores[~kept].max() <= scores[kept].min()
 
@@ -199,15 +203,15 @@ def test_what_is_pruned_stays_pruned_and_counts_as_lowest():
     model = prune(two_layers(), fraction=0.25, score=magnitude)
     prune(model, fraction=0.5, score=lambda layer, groups: -magnitude(layer, groups))
     assert report(model).left == 6
-    assert model[0].weight_mask.tolist() == [[0, 0], [1, 1], [1, 1]]
-    assert model[2].weight_mask.tolist() == [[1, 1, 0], [0, 0, 0]]
+    assert left(model[0]).tolist() == [[0, 0], [1, 1], [1, 1]]
+    assert left(model[2]).tolist() == [[1, 1, 0], [0, 0, 0]]
 
 
 def test_draws_and_the_forward_pass_are_masked_and_biases_stay():
     model = two_layers()
     biases = [model[0].bias.clone(), model[2].bias.clone()]
     prune(model, fraction=0.5)
-    masks = [model[0].weight_mask, model[2].weight_mask]
+    masks = [left(model[0]), left(model[2])]
     for layer, bias, mask in zip((model[0], model[2]), biases, masks, strict=True):
         for _ in range(3):
             assert ((layer.draw_weight() == 0) == (mask == 0)).all()
@@ -223,7 +227,7 @@ def test_draws_and_the_forward_pass_are_masked_and_biases_stay():
 
 def test_skip_leaves_layers_alone():
     model = prune(two_layers(), fraction=0.5, skip=["2"])
-    assert model[2].weight_mask is None
+    assert not model[2].is_pruned
     assert report(model).layers[0].left == 3
     nested = prune(nn.Sequential(two_layers(), linear(2, 2)), threshold=1e9, skip="0")
     assert report(nested).layers[0].dropped == 0
@@ -278,7 +282,7 @@ def test_errors_of_prune_leave_the_model_unchanged(model, options, error, messag
     with pytest.raises(error, match=message):
         prune(model, **options)
     assert_state(model, before)
-    assert all(getattr(layer, "weight_mask", None) is None for layer in model)
+    assert not any(getattr(layer, "is_pruned", False) for layer in model)
 
 
 # -- Report ------------------------------------------------------------------------------------------------------------
@@ -286,7 +290,7 @@ def test_errors_of_prune_leave_the_model_unchanged(model, options, error, messag
 
 def masked_model():
     first = set_weight(linear(3, 2), torch.ones(2, 3))
-    first.weight_mask = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    first.pruned.copy_(torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]))
     second = nn.Conv2d(2, 2, 2)
     return nn.Sequential(
         first, set_weight(second, [[[[1, 1], [1, 1]], [[0, 0], [0, 0]]], [[[0, 0], [0, 2]], [[0, 0], [0, 0]]]])
@@ -449,7 +453,7 @@ def mask_randomly(model, fraction, groups, seed):
             shape = [s if groups == "weights" or i == axis else 1 for i, s in enumerate(module.weight.shape)]
             mask = (torch.rand(shape, generator=generator) >= fraction).double().expand_as(module.weight).clone()
             if isinstance(module, mnvi.MNLinear):
-                module.weight_mask = mask
+                module.pruned.copy_(mask == 0)
             else:
                 set_weight(module, module.weight * mask)
 
@@ -514,13 +518,10 @@ def layer_sizes(model):
 def test_compact_removes_exactly_the_dead_units(between):
     model, x = build("mlp relu")
     model[1] = between().eval()
-    model[0].weight_mask = torch.ones(9, 6)
-    model[0].weight_mask[[1, 4]] = 0  # constant units
-    model[0].weight_mask[:, [0, 5]] = 0  # inputs nobody uses
-    model[2].weight_mask = torch.ones(7, 9)
-    model[2].weight_mask[:, [2, 8, 4]] = 0  # units nobody uses, one of them constant
-    model[4].weight_mask = torch.ones(3, 7)
-    model[4].weight_mask[:, 3] = 0
+    model[0].pruned[[1, 4]] = 1  # constant units
+    model[0].pruned[:, [0, 5]] = 1  # inputs nobody uses
+    model[2].pruned[:, [2, 8, 4]] = 1  # units nobody uses, one of them constant
+    model[4].pruned[:, 3] = 1
     small = assert_compact(model, x)
     assert layer_sizes(small) == [(5, 4), (6, 5), (3, 6)]
     assert small[0].indices.tolist() == [1, 2, 3, 4]
@@ -528,24 +529,19 @@ def test_compact_removes_exactly_the_dead_units(between):
 
 def test_a_unit_is_dead_if_only_dead_units_feed_it():
     model, x = build("mlp sigmoid")
-    model[0].weight_mask = torch.ones(9, 6)
-    model[0].weight_mask[:3] = 0
-    model[3].weight_mask = torch.ones(7, 9)
-    model[3].weight_mask[0, 3:] = 0  # fed by the constants alone
-    model[5].weight_mask = torch.ones(3, 7)
-    model[5].weight_mask[:, 1:5] = 0  # and the units of the first layer that feed only these
-    model[3].weight_mask[5:, 3:6] = 0
+    model[0].pruned[:3] = 1
+    model[3].pruned[0, 3:] = 1  # fed by the constants alone
+    model[5].pruned[:, 1:5] = 1  # and the units of the first layer that feed only these
+    model[3].pruned[5:, 3:6] = 1
     small = assert_compact(model, x)
     assert layer_sizes(small) == [(3, 6), (2, 3), (3, 2)]
 
 
 def test_flatten_gives_a_channel_a_run_of_inputs():
     model, x = build("lenet method")
-    model.conv.weight_mask = torch.ones(5, 4, 3, 3)
-    model.conv.weight_mask[[0, 3]] = 0
-    model.hidden.weight_mask = torch.ones(8, 20)
-    model.hidden.weight_mask[:, 4:8] = 0  # all of channel 1
-    model.hidden.weight_mask[:, 8:11] = 0  # not all of channel 2
+    model.conv.pruned[[0, 3]] = 1
+    model.hidden.pruned[:, 4:8] = 1  # all of channel 1
+    model.hidden.pruned[:, 8:11] = 1  # not all of channel 2
     small = assert_compact(model, x)
     assert layer_sizes(small) == [(4, 2), (2, 4), (8, 8), (3, 8)]
 
@@ -556,8 +552,7 @@ def test_padding_keeps_a_constant_that_is_not_zero_and_drops_one_that_is():
         model = conv_net(activation, second=conv(2, 4, 5, 3, padding=1)).eval()
         with torch.no_grad():
             model[0].bias.fill_(-1.0)
-        model[0].weight_mask = torch.ones(4, 2, 3, 3)
-        model[0].weight_mask[1] = 0
+        model[0].pruned[1] = 1
         small = assert_compact(model, torch.randn(2, 2, 6, 6))
         assert layer_sizes(small)[1] == (5, left)
 
@@ -565,9 +560,8 @@ def test_padding_keeps_a_constant_that_is_not_zero_and_drops_one_that_is():
 def test_inputs_nobody_uses_are_dropped_by_one_select():
     for name, dim in (("conv circular", -3), ("flatten first", -1)):
         model, x = build(name)
-        first = next(layer for layer in model.modules() if hasattr(layer, "weight_mask"))
-        first.weight_mask = torch.ones_like(first.weight)
-        first.weight_mask[:, 0] = 0
+        first = next(layer for layer in model.modules() if hasattr(layer, "pruned"))
+        first.pruned[:, 0] = 1
         small = assert_compact(model, x)
         selects = [module for module in small if isinstance(module, Select)]
         assert [select.dim for select in selects] == [dim]

@@ -30,8 +30,10 @@ class IdentityFactor(Factor):
         self.register_buffer("anchor", torch.zeros((), device=device, dtype=dtype))
         self.anchor: Tensor
 
+    @torch.no_grad()
     def set_scale_(self, scale: float) -> None:
-        pass
+        """No scale to set; ``anchor`` gets its value, which ``to_empty`` takes from it."""
+        self.anchor.zero_()
 
     def multiply(self, e: Tensor) -> Tensor:
         return e

@@ -46,9 +46,9 @@ class KroneckerFactor(Factor):
         self.has_scale = left.has_scale or right.has_scale
 
     def set_scale_(self, scale: float) -> None:
-        parts = [part for part in (self.left, self.right) if part.has_scale]
-        for part in parts:
-            part.set_scale_(scale ** (1 / len(parts)))
+        count = self.left.has_scale + self.right.has_scale
+        for part in (self.left, self.right):
+            part.set_scale_(scale ** (1 / max(count, 1)))
 
     def multiply(self, e: Tensor) -> Tensor:
         grid = self.right.multiply(e.unflatten(-1, (self.left.width, self.right.width)))

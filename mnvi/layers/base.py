@@ -1,5 +1,8 @@
 """All the Bayesian behaviour of a layer, once; linear.py and conv.py add only how an input meets a weight."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -8,11 +11,14 @@ from .. import posteriors, priors
 from ..checks import instance, one_of, positive_int
 from ..linalg.precision import full_precision
 from ..posteriors.base import Noise
+from .pruning import PrunableLayer
+from .widening import NARROW, widened
 
+Result = TypeVar("Result")
 INITIAL_RATIO = 0.1  # posterior standard deviation / standard deviation of the weights, at the start
 
 
-class BayesianLayer(nn.Module):
+class BayesianLayer(PrunableLayer):
     """Mixin before a torch layer with ``weight`` and ``bias``: ``class MNLinear(BayesianLayer, nn.Linear)``.
 
     The posterior of the matrix W = ``weight.flatten(1)``, shape (n, p), has mean ``weight`` and the deviation of
@@ -26,7 +32,6 @@ class BayesianLayer(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    weight_mask: Tensor | None
     prior: priors.PriorModule
     posterior: posteriors.Posterior
     default_estimator = "local"
@@ -36,15 +41,20 @@ class BayesianLayer(nn.Module):
         self.estimator = estimator or self.default_estimator
         self._sampling = False
         self._frozen: Noise | None = None
-        self.register_buffer("weight_mask", None)
         self.prior, self.posterior = prior, posterior
+        self._register_pruned()
 
     def reset_parameters(self) -> None:
-        """Torch's initial weight and bias, the posterior's initial scale, and no pruning."""
-        super().reset_parameters()  # type: ignore[misc]
+        """Torch's initial weight and bias, the posterior's initial scale, the prior's initial values, and no pruning.
+
+        After it every parameter and buffer has its value, also where ``to_empty`` left them without.
+        """
         if "posterior" in self._modules:  # torch's constructor calls this before there is one
+            self.prior.reset_parameters()
             self.posterior.set_scale_(initial_scale(self.weight))
-            self.weight_mask = None
+            self.pruned.zero_()
+            self.settle_()
+        super().reset_parameters()  # type: ignore[misc]
 
     @property
     def samples(self) -> bool:
@@ -53,23 +63,38 @@ class BayesianLayer(nn.Module):
 
     def mean_weight(self) -> Tensor:
         """The posterior mean in the layer's own shape, zero where it is pruned."""
-        return self.weight if self.weight_mask is None else self.weight * self.weight_mask
+        return self.masked(self.weight)
 
     def draw_weight(self) -> Tensor:
         """One joint draw of the weight in the layer's own shape, zero where it is pruned."""
         with full_precision(self.weight):
             noise = self.posterior.draw_noise() if self._frozen is None else self._frozen
-            weight = self.weight + self.posterior.deviation(noise).view_as(self.weight)
-        return weight if self.weight_mask is None else weight * self.weight_mask
+            deviation = self._widened(lambda dtype: self.posterior.deviation(tuple(e.to(dtype) for e in noise)))
+            weight = self.weight + deviation.view_as(self.weight).to(self.weight.dtype)
+        return self.masked(weight)
 
     def distribution(self) -> Distribution:
-        """The distribution of the (n, p) weight matrix, before any pruning; gradients flow through it."""
-        return self.posterior.distribution(self.weight.flatten(1))
+        """The distribution of the (n, p) weight matrix, before any pruning; gradients flow through it.
+
+        That of a 16-bit layer is in float32, as is its KL.
+        """
+        return self._widened(lambda dtype: self.posterior.distribution(self.weight.flatten(1).to(dtype)))
+
+    def variance(self) -> Tensor:
+        """Marginal posterior variances in the weight's own shape, before any pruning."""
+        with full_precision(self.weight):
+            return self._widened(lambda _: self.posterior.variance().view_as(self.weight))
 
     def kl(self) -> Tensor:
         """KL(posterior ‖ prior) in nats for the whole weight, a scalar; masks play no part in it."""
         with full_precision(self.weight):
-            return self.prior.kl(self.weight.flatten(1), self.posterior)
+            return self._widened(lambda dtype: self.prior.kl(self.weight.flatten(1).to(dtype), self.posterior))
+
+    def _widened(self, compute: Callable[[torch.dtype], Result]) -> Result:
+        """``compute`` of the type to compute in: the weight's, or float32 for 16 bits, which all else then has too."""
+        if self.weight.dtype not in NARROW:
+            return compute(self.weight.dtype)
+        return widened((self.posterior, self.prior), lambda: compute(torch.float32))
 
     def forward(self, input: Tensor, *args) -> Tensor:
         """The torch layer's output for a drawn weight (or the mean): same shapes as the torch layer."""
@@ -77,11 +102,11 @@ class BayesianLayer(nn.Module):
         if not self.samples:
             return self._transform(input, self.mean_weight(), self.bias, *args)
         # A pruned layer's deviation has no factors any more, and a frozen draw must be one weight for all inputs.
-        if self.estimator == "weight" or self._frozen is not None or self.weight_mask is not None:
+        if self.estimator == "weight" or self._frozen is not None or self._is_pruned:
             return self._transform(input, self.draw_weight(), self.bias, *args)
         output = self._transform(input, self.weight, self.bias, *args)
         with full_precision(self.weight):
-            deviation = self._deviation(input.to(self.weight.dtype), *args)
+            deviation = self._widened(lambda dtype: self._deviation(input.to(dtype), *args))
         return output + deviation.to(output.dtype)
 
     def _check_input(self, input: Tensor) -> None:
@@ -96,18 +121,9 @@ class BayesianLayer(nn.Module):
         """A draw of the output's deviation from the mean weight's output (``estimator="local"``)."""
         raise NotImplementedError
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # A checkpoint of this layer says whether it is pruned; one of a torch layer, or of other layers, does not.
-        mask = state_dict.get(prefix + "weight_mask")
-        if mask is not None and self.weight_mask is None:
-            self.weight_mask = torch.ones_like(self.weight)
-        elif mask is None and any(key.startswith(prefix + "posterior.") for key in state_dict):
-            self.weight_mask = None
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def __getstate__(self) -> dict:
         # A copy or a pickle made inside a context must not stay in it.
-        return {**self.__dict__, "_sampling": False, "_frozen": None}
+        return {**super().__getstate__(), "_sampling": False, "_frozen": None}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, estimator={self.estimator!r}"

@@ -93,6 +93,7 @@ class NaturalGradient(Optimizer):
         self._layers = list(_natural_layers(model))
         if not self._layers:
             raise ValueError("the model has no layer with a MatrixNormal or Diagonal posterior; see mnvi.to_bayesian")
+        _check_means(model)
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         _check_layers(self._layers, self._name)
         means = {"params": [layer.weight for layer in self._layers], "name": "means", "lr": lr, "momentum": momentum}
@@ -195,9 +196,7 @@ class NaturalGradient(Optimizer):
         if group["second_moment"] is not None:
             square = _average(state, "square", whitened.square(), group["second_moment"])
             step = step / (1 + square.sqrt())
-        change = layer.posterior.deviation((step,)).view_as(layer.weight)
-        if layer.weight_mask is not None:
-            change = change * layer.weight_mask
+        change = layer.masked(layer.posterior.deviation((step,)).view_as(layer.weight))
         layer.weight.sub_(change, alpha=group["lr"])
 
     def _name(self, parameter: Tensor) -> str:
@@ -234,6 +233,15 @@ def _check_layers(layers: list[BayesianLayer], name: Callable[[Tensor], str]) ->
             if len({p.requires_grad for p in part.parameters()}) > 1:
                 first = next(part.parameters())
                 raise ValueError(f"the factor of {name(first)} is frozen in part: freeze all its parameters or none")
+
+
+def _check_means(model: nn.Module) -> None:
+    for name, layer in bayesian_layers(model):
+        if layer.posterior.natural and not isinstance(layer._parameters.get("weight"), nn.Parameter):
+            raise ValueError(
+                f"the mean of layer {name!r} is made from other tensors (mnvi.constrain, torch.nn.utils.prune), and "
+                "NaturalGradient steps means that are parameters: give it a part of the model without this layer"
+            )
 
 
 def _average(state: dict[str, Any], name: str, value: Tensor, rate: float) -> Tensor:

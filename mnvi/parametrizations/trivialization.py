@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from ..checks import instance, one_of, positive_int
+from ..following import follow
 from ..linalg.branching import refuse_nonfinite
 from ..linalg.exponential import exponential
 from ..linalg.exponential_rows import exponential_rows
@@ -18,7 +19,6 @@ from ..manifolds.unitary_group import UnitaryGroup
 from .base import Originals, Parametrization
 from .group import draw_skew
 from .layout import Layout
-from .rebasing import follow
 
 OPTIMISER_STATES = ("keep", "transport", "reset")
 MOMENTA = ("momentum_buffer", "exp_avg", "grad_avg")  # state of torch's optimisers that is a tangent vector
@@ -128,11 +128,11 @@ class Trivialization(Parametrization):
             return exponential_rows(x, self.space.algebra(originals[0]).mT) @ self.base.mT
         return super().rows(x, *originals)
 
-    def stepped(self, coordinates: Tensor, optimiser: Optimizer) -> None:
+    def stepped(self, parameter: Tensor, optimiser: Optimizer) -> None:
         """Count a step of the optimiser; at every K-th, :meth:`rebase`."""
         self.steps += 1
         if self.rebase_every is not None and self.steps % self.rebase_every == 0:
-            self.rebase(coordinates, optimiser)
+            self.rebase(parameter, optimiser)
 
     @torch.no_grad()
     def rebase(self, coordinates: Tensor, optimiser: Optimizer | None = None) -> None:

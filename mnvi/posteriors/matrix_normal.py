@@ -50,9 +50,9 @@ class MatrixNormalPosterior(Posterior):
         self.column = column.build(shape[1], split=split, device=device, dtype=dtype)
 
     def set_scale_(self, scale: float) -> None:
-        factors = [factor for factor in (self.row, self.column) if factor.has_scale]
-        for factor in factors:
-            factor.set_scale_(scale ** (1 / len(factors)))
+        count = self.row.has_scale + self.column.has_scale
+        for factor in (self.row, self.column):
+            factor.set_scale_(scale ** (1 / max(count, 1)))
 
     @torch.no_grad()
     def balance_(self) -> None:

@@ -12,9 +12,39 @@ from ..posteriors import Posterior
 class PriorModule(nn.Module, ABC):
     """The prior of one layer's weight; parameters and buffers where the prior has any."""
 
+    def reset_parameters(self) -> None:
+        """Give what the prior learns its initial value; nothing, for most priors."""
+        return
+
     @abstractmethod
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
         """KL(posterior ‖ prior) in nats for the whole (n, p) weight whose posterior mean is ``mean``, a scalar."""
+
+
+class GivenPriorModule(PriorModule):
+    """A prior of fixed tensors that came with its description, its buffers.
+
+    Nothing can make them anew, so while they are on the meta device, which holds no numbers, they are kept beside it,
+    and come back with ``to_empty``.
+    """
+
+    def __init__(self, **tensors: Tensor) -> None:
+        super().__init__()
+        self._kept: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.detach().clone(memory_format=torch.contiguous_format))
+
+    def _apply(self, fn, recurse: bool = True):
+        before = {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
+        super()._apply(fn, recurse)
+        for name, tensor in before.items():
+            now = self.get_buffer(name)
+            if now.is_meta and not tensor.is_meta:
+                self._kept[name] = tensor
+            elif not now.is_meta and (kept := self._kept.pop(name, None)) is not None and tensor.is_meta:
+                with torch.no_grad():
+                    now.copy_(kept)
+        return self
 
 
 @dataclass(frozen=True, eq=False)

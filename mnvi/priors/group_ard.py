@@ -58,6 +58,12 @@ class GroupARDPrior(PriorModule):
         self.log_row_precision: Tensor
         self.log_column_precision: Tensor
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """τ = γ = 1."""
+        self.log_row_precision.zero_()
+        self.log_column_precision.zero_()
+
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
         if not self.learn:
             self.update(mean, posterior)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..posteriors import Posterior
-from .base import Prior, PriorModule, expand, finite
+from .base import GivenPriorModule, Prior, expand, finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,21 +40,20 @@ class MatrixNormal(Prior):
         if self.scale_tril_row.shape != (n, n) or self.scale_tril_column.shape != (p, p):
             came = f"{tuple(self.scale_tril_row.shape)} and {tuple(self.scale_tril_column.shape)}"
             raise ValueError(f"a weight of shape {shape} needs factors of shape {(n, n)} and {(p, p)}, got {came}")
-        tensors = (expand("loc", self.loc, shape), self.scale_tril_row, self.scale_tril_column)
-        return MatrixNormalPrior(*(t.detach().to(device=device, dtype=dtype, copy=True) for t in tensors))
+        prior = MatrixNormalPrior(
+            loc=expand("loc", self.loc, shape).to(dtype=dtype),
+            scale_tril_row=self.scale_tril_row.to(dtype=dtype),
+            scale_tril_column=self.scale_tril_column.to(dtype=dtype),
+        )
+        return prior.to(device)
 
 
-class MatrixNormalPrior(PriorModule):
+class MatrixNormalPrior(GivenPriorModule):
     """The prior's mean and factors, buffers."""
 
-    def __init__(self, loc: Tensor, scale_tril_row: Tensor, scale_tril_column: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("loc", loc.contiguous())
-        self.register_buffer("scale_tril_row", scale_tril_row)
-        self.register_buffer("scale_tril_column", scale_tril_column)
-        self.loc: Tensor
-        self.scale_tril_row: Tensor
-        self.scale_tril_column: Tensor
+    loc: Tensor
+    scale_tril_row: Tensor
+    scale_tril_column: Tensor
 
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
         row, column = self.scale_tril_row, self.scale_tril_column

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..checks import positive_float
 from ..linalg.second_moments import sum_squares
 from ..posteriors import Posterior
-from .base import Prior, PriorModule, expand, finite
+from .base import GivenPriorModule, Prior, PriorModule, expand, finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Normal(Prior):
             return FittedNormalPrior()
         if not isinstance(self.scale, Tensor) or self.scale.dim() == 0:
             return NormalPrior(float(self.scale))
-        return ScaledNormalPrior(expand("scale", self.scale, shape).to(device=device, dtype=dtype).clone())
+        return ScaledNormalPrior(scale=expand("scale", self.scale, shape).to(dtype=dtype)).to(device)
 
 
 class NormalPrior(PriorModule):
@@ -68,13 +68,10 @@ class FittedNormalPrior(PriorModule):
         return 0.5 * size * (second_moment.log() - math.log(size)) - posterior.log_volume()
 
 
-class ScaledNormalPrior(PriorModule):
+class ScaledNormalPrior(GivenPriorModule):
     """One σ_ij for each weight, a buffer of shape (n, p)."""
 
-    def __init__(self, scale: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale)
-        self.scale: Tensor
+    scale: Tensor
 
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
         quadratic = ((mean.square() + posterior.variance()) / self.scale.square()).sum()

@@ -28,10 +28,10 @@ def prune(
 ) -> nn.Module:
     """Mask the lowest-scoring weights, rows or columns of the model's Bayesian layers in place; return the model.
 
-    A dropped weight is 0 in every later mean, draw and export (``layer.weight_mask``), and its mean is set to 0. Biases
-    stay. What was pruned before stays pruned. A layer that loses nothing is not touched; a shared layer
-    counts once. A pruned layer draws one weight a call, whatever its estimator: what is left of its deviation has no
-    factors any more.
+    A dropped weight is 0 in every later mean, draw, export and checkpoint, and its stored mean, which is 0, stays so
+    under every torch optimiser: ``layer.pruned`` says which are (see :mod:`mnvi.layers.pruning`). Biases stay.
+    What was pruned before stays pruned. A layer that loses nothing is not touched; a shared layer counts once. A pruned
+    layer draws one weight a call, whatever its estimator: what is left of its deviation has no factors any more.
 
     Args:
         threshold: drop what scores below it; finite, ≥ 0.
@@ -43,8 +43,8 @@ def prune(
 
     Raises:
         ValueError: not exactly one of ``threshold`` and ``fraction``, or out of range; unknown ``groups`` or name in
-            ``skip``; no Bayesian layer to prune; a score that is not finite or has the wrong shape. The model is then
-            unchanged.
+            ``skip``; no Bayesian layer to prune; a mean that is no parameter (constrained, or under torch's own
+            pruning); a score that is not finite or has the wrong shape. The model is then unchanged.
 
     Example:
         >>> mnvi.sparsity.prune(model, fraction=0.9)
@@ -86,13 +86,19 @@ def _layers_to_prune(model: nn.Module, skip: tuple[str, ...]) -> list[tuple[str,
     if not layers:
         reason = f"skip={skip} leaves none" if skipped else f"there is none in this {type(model).__name__}"
         raise ValueError(f"only Bayesian layers can be pruned and {reason}")
+    for name, layer in layers:
+        if not isinstance(layer._parameters.get("weight"), nn.Parameter):
+            raise ValueError(
+                f"the mean of layer {name!r} is made anew at every use and cannot keep zeros: skip the layer, or call "
+                "remove_parametrizations (after mnvi.constrain) or torch.nn.utils.prune.remove first"
+            )
+        layer.settle_()
     return layers
 
 
 def _checked_scores(name: str, layer: BayesianLayer, groups: str, score: Score) -> Tensor:
     """The layer's scores, −∞ for what is pruned already."""
-    alive = torch.ones_like(layer.weight) if layer.weight_mask is None else layer.weight_mask
-    alive = alive != 0
+    alive = layer.pruned == 0
     if groups != "weights":
         alive = alive.movedim(unit_axis(layer, groups), 0).flatten(1).any(1)
     scores = score(layer, groups)
@@ -116,7 +122,5 @@ def _lowest(scores: list[Tensor], fraction) -> list[Tensor]:
 
 
 def _drop(layer: BayesianLayer, drop: Tensor) -> None:
-    with torch.inference_mode(False):  # a mask made in inference mode could not take part in training again
-        mask = (~drop).to(layer.weight.dtype)
-        layer.weight_mask = mask if layer.weight_mask is None else layer.weight_mask * mask
-    layer.weight.masked_fill_(drop, 0)
+    layer.pruned.masked_fill_(drop, 1)
+    layer.settle_()

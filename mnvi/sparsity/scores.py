@@ -33,8 +33,8 @@ def signal_to_noise(layer: BayesianLayer, groups: str = "weights") -> Tensor:
         ValueError: ``groups`` is none of these.
     """
     one_of("groups", groups, GROUPS)
-    mean = layer.mean_weight()
-    variance = layer.posterior.variance().view_as(mean)
+    variance = layer.variance()
+    mean = layer.mean_weight().to(variance.dtype)
     if groups == "weights":
         return mean.abs() / variance.sqrt()
     axes = other_axes(mean, unit_axis(layer, groups))

@@ -11,8 +11,10 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 def mean_weight(layer: nn.Module) -> Tensor:
     """The weight that ``layer`` uses in eval mode, masked where it is pruned, detached."""
-    weight = layer.mean_weight() if isinstance(layer, BayesianLayer) else layer.weight
-    return weight.detach()  # type: ignore[operator]
+    if isinstance(layer, BayesianLayer):
+        layer.settle_()
+        return layer.mean_weight().detach()
+    return layer.weight.detach()  # type: ignore[operator]
 
 
 def unit_axis(layer: nn.Module, groups: str) -> int:
