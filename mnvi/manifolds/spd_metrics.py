@@ -14,6 +14,7 @@ from torch import Tensor
 from ..linalg import spectral
 from ..linalg.definite import definite, one_plus, reach, replace, shrinkage
 from ..linalg.elementary import real_inner, sym
+from ..linalg.polar import polar_factor
 from ..linalg.solve import solve_triangular
 
 
@@ -64,8 +65,8 @@ class AffineInvariant(Metric):
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel: E v Eᵀ with E = (y x⁻¹)^½."""
-        c, p, sigma = self._relative(x, y)
-        root = (p * sigma.unsqueeze(-2)) @ p.mT
+        c, w = self._relative(x, y)
+        root = spectral.apply_to_gram(spectral.sqrt, w)
         return c @ root @ _whiten(c, v) @ root @ c.mT
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
@@ -73,19 +74,17 @@ class AffineInvariant(Metric):
         return c @ spectral.apply(spectral.exp, _whiten(c, v)) @ c.mT
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
-        c, p, sigma = self._relative(x, y)
-        return 2 * c @ (p * sigma.log().unsqueeze(-2)) @ p.mT @ c.mT
+        c, w = self._relative(x, y)
+        return c @ spectral.apply_to_gram(spectral.log, w) @ c.mT
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        c, d = torch.linalg.cholesky(x), torch.linalg.cholesky(y)
-        sigma = torch.linalg.svdvals(solve_triangular(c, d, upper=False))
+        sigma = torch.linalg.svdvals(self._relative(x, y)[1])
         return 2 * torch.linalg.vector_norm(sigma.log(), dim=-1)
 
-    def _relative(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """C, and P, σ with C⁻¹ y C⁻ᵀ = P σ² Pᵀ: from the factor of y, so that twice the digits of a small σ² hold."""
+    def _relative(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """C, and W = C⁻¹D with y = D Dᵀ, whose W Wᵀ is C⁻¹ y C⁻ᵀ and whose singular values have twice its digits."""
         c, d = torch.linalg.cholesky(x), torch.linalg.cholesky(y)
-        p, sigma, _ = torch.linalg.svd(solve_triangular(c, d, upper=False))
-        return c, p, sigma
+        return c, solve_triangular(c, d, upper=False)
 
 
 class LogEuclidean(Metric):
@@ -188,8 +187,7 @@ class BuresWasserstein(Metric):
         D O is T C, T the optimal transport map from N(0, x) to N(0, y), and nothing is inverted.
         """
         c, d = torch.linalg.cholesky(x), torch.linalg.cholesky(y)
-        p, _, rh = torch.linalg.svd(c.mT @ d)
-        return c, d, (p @ rh).mT
+        return c, d, polar_factor(c.mT @ d).mT
 
 
 class Euclidean(Metric):

@@ -1,0 +1,185 @@
+"""Distances, exponentials and logarithms where points coincide: derivatives that are right, and no NaN."""
+
+import pytest
+import test_manifolds as laws
+import torch
+from conftest import cases
+from manifold_cases import MANIFOLDS
+
+from mnvi.manifolds import SPD, Euclidean, Kronecker
+from mnvi.optim import RiemannianSGD
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+# Retractions make no difference here, but for Stiefel manifolds, which have no distance.
+FORMS = {name: case for name, case in MANIFOLDS.items() if not name.endswith(("-qr", "-cayley", "-polar"))}
+WITH_EXP, WITH_LOG, WITH_DIST = (
+    cases("case", {name: case for name, case in FORMS.items() if form in case.closed})
+    for form in ("exp", "log", "dist")
+)
+EPS = torch.finfo(torch.float64).eps
+
+
+def variable(x):
+    return laws.tree(lambda t: t.detach().clone().requires_grad_(), x)
+
+
+def gradients(value, *points):
+    """Of a number, in the structures of the points."""
+    flat = iter(torch.autograd.grad(value, [t for x in points for t in laws.leaves(x)]))
+    return [laws.tree(lambda _: next(flat), x) for x in points]
+
+
+def size(x):
+    return sum(t.abs().max().item() for t in laws.leaves(x))
+
+
+def length(manifold, x, v):
+    return manifold.inner(x, v, v).clamp(min=0).sqrt()
+
+
+def set_at(x, i, value):
+    """``x`` with point i of the batch replaced."""
+    return laws.tree(lambda t, v: torch.cat([t[:i], v[None], t[i + 1 :]]), x, value)
+
+
+@WITH_DIST
+def test_the_distance_of_a_point_to_itself_has_gradient_zero_squared_and_a_finite_one_itself(case):
+    x = laws.point(case, (2,))
+    for power, bound in ((2, 1e-12), (1, 10.0)):
+        a, b = variable(x), variable(x)
+        distance = case.manifold.dist(a, b)
+        assert distance.max() < 1e-14
+        for g in gradients(distance.pow(power).sum(), a, b):
+            assert size(g) < bound  # a NaN is not
+
+
+# The others align factors or bases, or solve, which leaves a distance of some eps.
+EXACT = ("euclidean", "spd-euclidean", "spd-log-euclidean", "cholesky-spd", "kronecker", "spd-kronecker")
+EXACT += ("Orthogonal-exp", "SpecialOrthogonal-exp", "Unitary-exp")
+
+
+@cases("case", {name: FORMS[name] for name in EXACT})
+def test_one_array_twice_is_at_distance_zero_without_slope(case):
+    x = laws.point(case, (2,))
+    a, b = variable(x), variable(x)
+    distance = case.manifold.dist(a, b)
+    assert torch.equal(distance, torch.zeros(2))
+    assert all(size(g) == 0 for g in gradients(distance.sum(), a, b))
+
+
+@WITH_DIST
+def test_a_batch_in_which_one_pair_coincides_has_the_gradients_of_each_pair(case):
+    manifold, x = case.manifold, laws.point(case, (3,))
+    y = set_at(manifold.exp(x, laws.vector(case, x)), 1, laws.at(x, 1))
+    a, b = variable(x), variable(y)
+    both = gradients(manifold.dist(a, b).square().sum(), a, b)
+    for i in range(3):
+        c, d = variable(laws.at(x, i)), variable(laws.at(y, i))
+        single = gradients(manifold.dist(c, d).square(), c, d)
+        for batched, alone in zip(both, single, strict=True):
+            assert size(laws.tree(torch.sub, laws.at(batched, i), alone)) < 1e-11
+            assert i == 1 or size(alone) > 1e-3
+
+
+@WITH_DIST
+@pytest.mark.parametrize("distance", [1e-3, 1e-7])
+def test_the_gradient_of_the_squared_distance_is_minus_two_logarithms_also_of_near_points(case, distance):
+    """Rounding moves the points by some n·eps, which is all of the error, whatever their distance."""
+    manifold, x = case.manifold, laws.point(case, (2,))
+    y = manifold.exp(x, laws.vector(case, x, distance))
+    a, b = variable(x), variable(y)
+    bound = 500 * EPS * (1 + size(x))
+    for here, there, gradient in zip((x, y), (y, x), gradients(manifold.dist(a, b).square().sum(), a, b), strict=True):
+        expected = laws.scaled(manifold.log(here, there), -2.0)
+        error = laws.tree(torch.sub, manifold.rgrad(here, gradient), expected)
+        assert length(manifold, here, error).max() < bound
+        assert (length(manifold, here, expected) / (2 * distance) - 1).abs().max() < bound / distance
+
+
+@WITH_EXP
+def test_the_exponential_leaves_along_its_vector_and_with_its_point(case):
+    """The derivatives at v = 0, against differences of the points that are reached."""
+    manifold, x, h = case.manifold, laws.point(case), 1e-5
+    w = laws.vector(case, x)
+    a, v = variable(x), variable(laws.tree(torch.zeros_like, x))
+    y = case.dense(manifold.exp(a, v))
+    weight = torch.randn_like(y)
+    of_x, of_v = gradients((weight.conj() * y).real.sum(), a, v)
+    ahead, behind = (manifold.exp(x, laws.scaled(w, s * h)) for s in (1, -1))
+    moved = ((weight.conj() * (case.dense(ahead) - case.dense(behind))).real.sum() / (2 * h)).item()
+    assert laws.dot(of_v, w).sum().item() == pytest.approx(moved, rel=1e-7, abs=1e-8)
+    change = laws.tree(lambda p, q: (p - q) / (2 * h), ahead, behind)
+    assert laws.dot(of_x, change).sum().item() == pytest.approx(moved, rel=1e-7, abs=1e-8)
+
+
+@WITH_LOG
+def test_the_logarithm_of_a_point_at_itself_grows_with_the_vector_to_the_other(case):
+    """log_x(exp_x(t·w)) is t·w, and at the other end −t·w to first order: the derivatives at y = x, in either point."""
+    manifold, x, h = case.manifold, laws.point(case), 1e-5
+    w = laws.vector(case, x)
+    a, b = variable(x), variable(x)
+    v = manifold.log(a, b)
+    weight = laws.ambient(x)
+    of_x, of_y = gradients(laws.dot(weight, v).sum(), a, b)
+    ahead, behind = (manifold.exp(x, laws.scaled(w, s * h)) for s in (1, -1))
+    change = laws.tree(lambda p, q: (p - q) / (2 * h), ahead, behind)
+    expected = laws.dot(weight, w).sum().item()
+    assert laws.dot(of_y, change).sum().item() == pytest.approx(expected, rel=1e-7, abs=1e-8)
+    assert laws.dot(of_x, change).sum().item() == pytest.approx(-expected, rel=1e-7, abs=1e-8)
+
+
+def descend(manifold, start, target, steps, lr):
+    """Minimise the squared distance from a target; the distances on the way."""
+    x = laws.tree(lambda t: torch.nn.Parameter(t.clone()), start)
+    optimiser = RiemannianSGD([{"params": list(laws.leaves(x)), "manifold": manifold}], lr=lr)
+    distances = []
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss = manifold.dist(x, target).square()
+        loss.backward()
+        optimiser.step()  # which refuses a NaN
+        distances.append(loss.item() ** 0.5)
+    return distances
+
+
+@WITH_DIST
+def test_descent_to_a_point_arrives_and_stays_and_so_it_does_from_there(case):
+    manifold, start = case.manifold, laws.point(case)
+    target = manifold.exp(start, laws.vector(case, start))
+    distances = descend(manifold, start, target, 100, 0.3)
+    assert distances[0] > 0.1
+    assert max(distances[50:] + descend(manifold, target, target, 10, 0.3)) < 1e-13
+
+
+def test_a_long_slow_descent_goes_on_past_its_arrival():
+    case = FORMS["kronecker"]
+    manifold, start = case.manifold, laws.point(case)
+    distances = descend(manifold, start, manifold.exp(start, laws.vector(case, start)), 800, 0.05)
+    assert distances[50] > 1e-4
+    assert max(distances[500:]) < 1e-13
+
+
+def test_a_descent_to_the_origin_passes_the_smallest_numbers():
+    assert descend(Euclidean(), torch.randn(4, 3), torch.zeros(4, 3), 2000, 0.25)[-1] == 0
+
+
+def test_the_kronecker_exponential_along_its_point_is_differentiable():
+    """There neither factor turns, and the angle is 0 however fast the point grows or shrinks."""
+    manifold, (a, b) = Kronecker(), Kronecker().random((4, 3), (2, 5))
+    for rate in (0.5, -0.4):
+        parts = [x.clone().requires_grad_() for x in (a, b, torch.zeros_like(a), rate * b)]
+        assert torch.autograd.gradcheck(lambda a, b, u, w: manifold.exp((a, b), (u, w)), parts, fast_mode=True)
+
+
+@cases("ratio", {"same": 1.0, "proportional": 2.0})
+def test_affine_invariant_derivatives_where_all_eigenvalues_of_the_quotient_coincide(ratio):
+    manifold, x = SPD(), SPD().random(2, 4, 4)
+    v = manifold.tangent(x, torch.randn_like(x))
+    x, y, v = (each.clone().requires_grad_() for each in (x, ratio * x, v))
+
+    def symmetric(function):
+        return lambda *matrices: function(*((a + a.mT) / 2 for a in matrices))
+
+    assert torch.autograd.gradcheck(symmetric(manifold.log), (x, y), fast_mode=True)
+    assert torch.autograd.gradcheck(symmetric(manifold.transport), (x, y, v), fast_mode=True)
