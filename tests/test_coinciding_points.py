@@ -172,14 +172,73 @@ def test_the_kronecker_exponential_along_its_point_is_differentiable():
         assert torch.autograd.gradcheck(lambda a, b, u, w: manifold.exp((a, b), (u, w)), parts, fast_mode=True)
 
 
-@cases("ratio", {"same": 1.0, "proportional": 2.0})
-def test_affine_invariant_derivatives_where_all_eigenvalues_of_the_quotient_coincide(ratio):
-    manifold, x = SPD(), SPD().random(2, 4, 4)
-    v = manifold.tangent(x, torch.randn_like(x))
-    x, y, v = (each.clone().requires_grad_() for each in (x, ratio * x, v))
+SPECTRA = {
+    "apart": (1.0, 2.0, 3.0, 5.0),
+    "equal": (2.0, 2.0, 2.0, 2.0),
+    "pairs": (1.0, 1.0, 3.0, 3.0),
+    "near": (1.0, 1 + 1e-9, 1 + 1e-4, 2.0),
+}
+METHODS = {
+    "inner": lambda manifold, x, y, u, v: manifold.inner(x, u, v),
+    "rgrad": lambda manifold, x, y, u, v: manifold.rgrad(x, u),
+    "retract": lambda manifold, x, y, u, v: manifold.retract(x, u),
+    "transport": lambda manifold, x, y, u, v: manifold.transport(x, y, u),
+    "exp": lambda manifold, x, y, u, v: manifold.exp(x, u),
+    "log": lambda manifold, x, y, u, v: manifold.log(x, y),
+    "log-from-y": lambda manifold, x, y, u, v: manifold.log(y, x),
+}
 
-    def symmetric(function):
-        return lambda *matrices: function(*((a + a.mT) / 2 for a in matrices))
 
-    assert torch.autograd.gradcheck(symmetric(manifold.log), (x, y), fast_mode=True)
-    assert torch.autograd.gradcheck(symmetric(manifold.transport), (x, y, v), fast_mode=True)
+def sym(a):
+    return (a + a.mT) / 2
+
+
+@cases("ratio", {"same": 1.0, "proportional": 1.5, "apart": None})
+@cases("spectrum", SPECTRA)
+@cases("metric", {name: name for name in ("affine-invariant", "log-euclidean", "bures-wasserstein", "euclidean")})
+def test_spd_methods_are_differentiable_wherever_eigenvalues_and_points_coincide(metric, spectrum, ratio):
+    manifold = SPD(metric)
+    q = torch.linalg.qr(torch.randn(2, 4, 4)).Q
+    x = sym((q * torch.tensor(spectrum)) @ q.mT)
+    y = manifold.random(2, 4, 4) if ratio is None else ratio * x
+    u, v = (0.1 * sym(torch.randn(2, 4, 4)) for _ in range(2))
+    inputs = [each.requires_grad_() for each in (x, y, u, v)]
+    for method in METHODS.values():
+        assert torch.autograd.gradcheck(
+            lambda *inputs, method=method: method(manifold, *map(sym, inputs)), inputs, fast_mode=True
+        )
+
+
+TWICE = {
+    "affine-invariant": ("transport", "log", "log-from-y"),
+    "bures-wasserstein": ("inner", "exp", "log", "log-from-y"),
+}
+
+
+@cases("spectrum", SPECTRA)
+@cases("metric", {name: name for name in TWICE})
+def test_spd_methods_have_second_derivatives_there(metric, spectrum):
+    manifold = SPD(metric)
+    q = torch.linalg.qr(torch.randn(4, 4)).Q
+    x = sym((q * torch.tensor(spectrum)) @ q.mT)
+    inputs = [each.requires_grad_() for each in (x, 1.5 * x, *(0.1 * sym(torch.randn(2, 4, 4))))]
+    for name in TWICE[metric]:
+        assert torch.autograd.gradgradcheck(
+            lambda *inputs, name=name: METHODS[name](manifold, *map(sym, inputs)), inputs, fast_mode=True
+        )
+
+
+@cases("metric", {name: name for name in ("affine-invariant", "bures-wasserstein", "euclidean")})
+def test_spd_distances_have_second_derivatives_between_points_apart(metric):
+    manifold, (x, y) = SPD(metric), SPD().random(2, 4, 4).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x, y: manifold.dist(sym(x), sym(y)), (x, y), fast_mode=True)
+
+
+@cases("method", {name: METHODS[name] for name in ("inner", "rgrad", "retract", "transport", "exp", "log")})
+def test_second_derivatives_that_the_log_euclidean_metric_has_not_are_refused(method):
+    x, y = SPD().random(2, 4, 4)
+    x = x.requires_grad_()
+    value = method(SPD("log-euclidean"), x, y, y, y).square().sum()
+    (g,) = torch.autograd.grad(value, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once, not twice"):
+        torch.autograd.grad(g.sum(), x)

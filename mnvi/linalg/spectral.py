@@ -34,28 +34,8 @@ class _Apply(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_):  # type: ignore[override]
         s, q, quotients = ctx.saved_tensors
-        return _Once.apply(sandwich(q, quotients, (grad + grad.mT) / 2), s), None
-
-
-class _ApplyToGram(Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(w: Tensor, function: Scalar) -> tuple[Tensor, ...]:
-        p, sigma, vh = torch.linalg.svd(w)
-        values, quotients = function(sigma.square())
-        return (p * values.unsqueeze(-2)) @ p.mT, p, quotients, sigma.unsqueeze(-1) * vh
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(inputs[0], *output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_):  # type: ignore[override]
-        w, p, quotients, rows = ctx.saved_tensors
-        inner = quotients * (p.mT @ (grad + grad.mT) @ p)
-        return _Once.apply(p @ (inner @ rows), w), None
+        inner = quotients * (q.mT @ (grad + grad.mT) @ q) / 2
+        return once(q @ inner @ q.mT, s), None
 
 
 class _Once(Function):
@@ -76,22 +56,14 @@ class _Once(Function):
         raise RuntimeError("functions of symmetric matrices on manifolds can be differentiated once, not twice")
 
 
+def once(derivative: Tensor, s: Tensor) -> Tensor:
+    """``derivative``, which depends on ``s`` in a way that has no derivative here."""
+    return _Once.apply(derivative, s)  # type: ignore[return-value]
+
+
 def apply(function: Scalar, s: Tensor) -> Tensor:
     """f(S) for symmetric S, shape (..., n, n); differentiable once, whatever the eigenvalues."""
     return _Apply.apply(s, function)[0]
-
-
-def apply_to_gram(function: Scalar, w: Tensor) -> Tensor:
-    """f(W Wᵀ) for square W of full rank; differentiable once, whatever the singular values.
-
-    From the singular values of W, so that a small eigenvalue of W Wᵀ has twice the digits that ``apply`` gives it.
-    """
-    return _ApplyToGram.apply(w, function)[0]
-
-
-def sandwich(q: Tensor, k: Tensor, u: Tensor) -> Tensor:
-    """Q (K ∘ QᵀUQ) Qᵀ."""
-    return q @ (k * (q.mT @ u @ q)) @ q.mT
 
 
 def exp(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,11 +74,6 @@ def exp(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
 def log(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
     low, gap, equal = _pairs(eigenvalues)
     return eigenvalues.log(), torch.where(equal, 1 / low, torch.log1p(gap / low) / gap)
-
-
-def sqrt(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
-    roots = eigenvalues.sqrt()
-    return roots, 1 / (roots.unsqueeze(-1) + roots.unsqueeze(-2))
 
 
 def clamp(eigenvalues: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ class CholeskySPD(Manifold):
     ``rgrad`` takes the derivatives along *all* entries of A: write the function with ``A @ A.mT``, without ``tril``.
 
     The retraction takes a tangent vector: (A + δA)(A + δA)ᵀ, of order 1, factored by QR of (A + δA)ᵀ. Where A⁻¹δA has
-    eigenvalues below −½ they are bent (see :mod:`mnvi.manifolds.definite`), so that no step leads to a singular U.
+    eigenvalues below −½ they are bent (see :mod:`mnvi.linalg.definite`), so that no step leads to a singular U.
 
     Source: Rudnev, Kropotov & Taskynov (2019), 'PSD optimization'.
     """
