@@ -68,6 +68,17 @@ def test_one_array_twice_is_at_distance_zero_without_slope(case):
     assert all(size(g) == 0 for g in gradients(distance.sum(), a, b))
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 4, 3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_euclidean_arrays_of_any_dimension_and_of_complex_numbers_may_coincide(shape, dtype):
+    x = torch.randn(shape, dtype=dtype, requires_grad=True)
+    y = x.detach() + torch.randn(shape, dtype=dtype)
+    expected = (y - x.detach()).abs().square().sum((-1, -2)[: len(shape)]).sqrt()
+    torch.testing.assert_close(Euclidean().dist(x, y).detach(), expected, rtol=1e-14, atol=0)
+    (g,) = torch.autograd.grad(Euclidean().dist(x, x.detach()).sum(), x)
+    assert torch.equal(g, torch.zeros_like(g))
+
+
 @WITH_DIST
 def test_a_batch_in_which_one_pair_coincides_has_the_gradients_of_each_pair(case):
     manifold, x = case.manifold, laws.point(case, (3,))
