@@ -34,7 +34,8 @@ class _Apply(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_):  # type: ignore[override]
         s, q, quotients = ctx.saved_tensors
-        return _Once.apply(sandwich(q, quotients, (grad + grad.mT) / 2), s), None
+        inner = quotients * (q.mT @ (grad + grad.mT) @ q) / 2
+        return once(q @ inner @ q.mT, s), None
 
 
 class _Once(Function):
@@ -55,14 +56,14 @@ class _Once(Function):
         raise RuntimeError("functions of symmetric matrices on manifolds can be differentiated once, not twice")
 
 
+def once(derivative: Tensor, s: Tensor) -> Tensor:
+    """``derivative``, which depends on ``s`` in a way that has no derivative here."""
+    return _Once.apply(derivative, s)  # type: ignore[return-value]
+
+
 def apply(function: Scalar, s: Tensor) -> Tensor:
     """f(S) for symmetric S, shape (..., n, n); differentiable once, whatever the eigenvalues."""
     return _Apply.apply(s, function)[0]
-
-
-def sandwich(q: Tensor, k: Tensor, u: Tensor) -> Tensor:
-    """Q (K ∘ QᵀUQ) Qᵀ."""
-    return q @ (k * (q.mT @ u @ q)) @ q.mT
 
 
 def exp(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:

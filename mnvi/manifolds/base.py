@@ -29,7 +29,8 @@ class Manifold(ABC):
     - ``transport(x, y, v)`` is tangent at y and linear in v, and ``transport(x, x, v)`` is v.
 
     Where they are known in closed form there are also ``exp(x, v)``, the geodesic from x with velocity v at time 1,
-    ``log(x, y)``, the velocity of the shortest geodesic from x to y, and ``dist(x, y)``, its length.
+    ``log(x, y)``, the velocity of the shortest geodesic from x to y, and ``dist(x, y)``, its length. All three can be
+    differentiated where v is 0 and y is x; the gradient of ``dist(x, y)**2`` is −2 ``log(x, y)``, there as elsewhere.
 
     A batch goes in as leading dimensions; ``torch.vmap`` is not supported, as some methods choose by the data.
 

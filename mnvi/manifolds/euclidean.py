@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..linalg.elementary import real_inner
 from ..linalg.shapes import Size
+from ..linalg.triangular import norm
 from .base import Manifold, shapes
 
 
@@ -58,7 +59,7 @@ class Euclidean(Manifold):
         return y - x
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.inner(x, x - y, x - y).sqrt()
+        return norm(x - y)
 
     def squared_norm(self, x: Tensor, v: Tensor) -> Tensor:
         return (v.conj() * v).real if v.is_complex() else v.square()

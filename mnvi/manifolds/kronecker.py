@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..linalg.definite import reach, shorten
 from ..linalg.elementary import REAL, real_inner
+from ..linalg.norm import hypot
 from ..linalg.shapes import Size, matrix_shape
 from .base import Manifold
 
@@ -98,16 +99,17 @@ class Kronecker(Manifold):
         beta = _ratio(b, db)
         db = db - beta * b
         speed_a, speed_b = _norm(da) / _norm(a), _norm(db) / _norm(b)
-        w = torch.hypot(speed_a, speed_b)
-        growth = torch.hypot(1 + beta, w)
-        still = w == 0
-        time = torch.where(still, 1.0, torch.atan2(w, 1 + beta) / w.masked_fill(still, 1))
+        w = hypot(speed_a, speed_b)
+        growth = hypot(1 + beta, w)
+        still, straight = w == 0, 1 + beta  # the limit of the angle over w is 1 / (1 + β), lest δX and δY have no slope
+        moving = w.masked_fill(still, 1)
+        time = torch.where(still, 1 / straight.masked_fill(straight == 0, 1), torch.atan2(moving, straight) / moving)
         return _turn(a, da, speed_a * time, time), growth * _turn(b, db, speed_b * time, time)
 
     def log(self, x: Pair, y: Pair) -> Pair:
         """The shortest way; not unique where U is orthogonal to V in both factors, or V is −U."""
         (a, b), (along_a, along_b, angles) = x, self._directions(x, y)
-        total = torch.hypot(*angles)
+        total = hypot(*angles)
         ratio = self._norm(y) / self._norm(x)
         time = ratio * torch.sinc(total / math.pi)  # of the tangent vector's angle to its length, r₂ sin θ / (r₁ θ)
         beta = ratio * total.cos() - 1
@@ -117,8 +119,8 @@ class Kronecker(Manifold):
         """The third side of the triangle with sides ‖U‖, ‖V‖ and the angle θ between them, θ² = θ_X² + θ_Y²."""
         *_, angles = self._directions(x, y)
         r, s = self._norm(x), self._norm(y)
-        half = torch.hypot(*angles).clamp(max=math.pi) / 2
-        return torch.hypot(r - s, 2 * r.sqrt() * s.sqrt() * half.sin())[..., 0, 0]
+        half = hypot(*angles).clamp(max=math.pi) / 2
+        return hypot(r - s, 2 * r.sqrt() * s.sqrt() * half.sin())[..., 0, 0]
 
     def norm_grad(self, x: Pair) -> Pair:
         a, b = x

@@ -81,7 +81,7 @@ class Product(Manifold):
         return self._map(lambda part, x, y: part.log(x, y), x, y)
 
     def dist(self, x: Point, y: Point) -> Tensor:
-        return self._sum(lambda part, x, y: part.dist(x, y).square(), x, y).sqrt()
+        return torch.linalg.vector_norm(torch.stack(self._each(lambda part, x, y: part.dist(x, y), x, y)), dim=0)
 
     def squared_norm(self, x: Point, v: Point) -> Point:
         return self._map(lambda part, x, v: part.squared_norm(x, v), x, v)

@@ -22,8 +22,8 @@ class SPD(Manifold):
     eigenvalues below n·eps of the largest are raised to it.
     A Euclidean or Bures-Wasserstein step is bent once it more than halves x, or I + L_x[v], in some direction.
 
-    ``exp``, ``retract`` and ``dist`` may be differentiated with respect to the point. The derivatives of the other
-    methods may be NaN there where eigenvalues of the point, or of x⁻¹y, coincide.
+    Every method may be differentiated once with respect to each of its arguments, also where eigenvalues or points
+    coincide. Second derivatives are right or refused, but of ``dist`` where eigenvalues of x⁻¹y coincide.
 
     Args:
         metric: "affine-invariant" (tr(x⁻¹u x⁻¹v)), "log-euclidean", "bures-wasserstein" (the 2-Wasserstein distance of

@@ -11,9 +11,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ..linalg import spectral
+from ..linalg import log_derivative, spectral
 from ..linalg.definite import definite, one_plus, reach, replace, shrinkage
 from ..linalg.elementary import real_inner, sym
+from ..linalg.lyapunov import lyapunov, root
+from ..linalg.polar import polar_factor
 from ..linalg.solve import solve_triangular
 
 
@@ -64,28 +66,33 @@ class AffineInvariant(Metric):
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel: E v Eᵀ with E = (y x⁻¹)^½."""
-        c, p, sigma = self._relative(x, y)
-        root = (p * sigma.unsqueeze(-2)) @ p.mT
-        return c @ root @ _whiten(c, v) @ root @ c.mT
+        c, p, s, eigenvalues = self._relative(x, y)
+        half = c @ p @ root(s, eigenvalues) @ p.mT
+        return half @ _whiten(c, v) @ half.mT
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         c = torch.linalg.cholesky(x)
         return c @ spectral.apply(spectral.exp, _whiten(c, v)) @ c.mT
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
-        c, p, sigma = self._relative(x, y)
-        return 2 * c @ (p * sigma.log().unsqueeze(-2)) @ p.mT @ c.mT
+        c, p, s, eigenvalues = self._relative(x, y)
+        return c @ p @ log_derivative.log(s, eigenvalues) @ p.mT @ c.mT
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         c, d = torch.linalg.cholesky(x), torch.linalg.cholesky(y)
         sigma = torch.linalg.svdvals(solve_triangular(c, d, upper=False))
         return 2 * torch.linalg.vector_norm(sigma.log(), dim=-1)
 
-    def _relative(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """C, and P, σ with C⁻¹ y C⁻ᵀ = P σ² Pᵀ: from the factor of y, so that twice the digits of a small σ² hold."""
+    def _relative(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """C, and of S = C⁻¹yC⁻ᵀ the eigenvectors P as a constant, PᵀSP and its diagonal, the eigenvalues.
+
+        From the singular values of C⁻¹D, y = D Dᵀ, so that twice the digits of a small eigenvalue hold.
+        """
         c, d = torch.linalg.cholesky(x), torch.linalg.cholesky(y)
-        p, sigma, _ = torch.linalg.svd(solve_triangular(c, d, upper=False))
-        return c, p, sigma
+        w = solve_triangular(c, d, upper=False)
+        p, sigma, _ = torch.linalg.svd(w.detach())
+        w = p.mT @ w
+        return c, p, w @ w.mT, sigma.square()
 
 
 class LogEuclidean(Metric):
@@ -95,45 +102,45 @@ class LogEuclidean(Metric):
     """
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        _, q, k = self._log(x)
-        return real_inner(k * (q.mT @ u @ q), k * (q.mT @ v @ q))
+        s, q, eigenvalues = _eigenbasis(x)
+        return real_inner(*(log_derivative.along(s, q.mT @ each @ q, eigenvalues) for each in (u, v)))
 
     def rgrad(self, x: Tensor, g: Tensor) -> Tensor:
         """(D log_x)⁻² [g], as ⟨r, v⟩ = ⟨(D log_x)² r, v⟩ must be ⟨g, v⟩."""
-        _, q, k = self._log(x)
-        return spectral.sandwich(q, k.square().reciprocal(), g)
+        s, q, eigenvalues = _eigenbasis(x)
+        half = log_derivative.inverse_along(s, q.mT @ g @ q, eigenvalues)
+        return q @ log_derivative.inverse_along(s, half, eigenvalues) @ q.mT
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         """The exponential, with the eigenvalues of D log_x[v] kept within ± log ``reach``."""
-        logs, q, k = self._log(x)
-        move = spectral.sandwich(q, k, v)
+        logs, move = self._log_along(x, v)
         if (move.abs().sum(-1) > _log_reach(x)).any():  # no smaller than the largest eigenvalue
             move = spectral.apply(_limited, move)
-        return spectral.apply(spectral.exp, (q * logs.unsqueeze(-2)) @ q.mT + move)
+        return spectral.apply(spectral.exp, logs + move)
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel: (D log_y)⁻¹ D log_x [v]."""
-        _, q, k = self._log(x)
-        _, p, j = self._log(y)
-        return spectral.sandwich(p, j.reciprocal(), spectral.sandwich(q, k, v))
+        s, q, eigenvalues = _eigenbasis(y)
+        move = self._log_along(x, v)[1]
+        return q @ log_derivative.inverse_along(s, q.mT @ move @ q, eigenvalues) @ q.mT
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
-        logs, q, k = self._log(x)
-        return spectral.apply(spectral.exp, (q * logs.unsqueeze(-2)) @ q.mT + spectral.sandwich(q, k, v))
+        logs, move = self._log_along(x, v)
+        return spectral.apply(spectral.exp, logs + move)
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
-        logs, q, k = self._log(x)
-        difference = spectral.apply(spectral.log, y) - (q * logs.unsqueeze(-2)) @ q.mT
-        return spectral.sandwich(q, k.reciprocal(), difference)
+        s, q, eigenvalues = _eigenbasis(x)
+        move = q.mT @ spectral.apply(spectral.log, y) @ q - log_derivative.log(s, eigenvalues)
+        return q @ log_derivative.inverse_along(s, move, eigenvalues) @ q.mT
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.linalg.matrix_norm(spectral.apply(spectral.log, x) - spectral.apply(spectral.log, y))
 
-    def _log(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logarithms of the eigenvalues in ascending order, the eigenvectors, and the divided differences."""
-        eigenvalues, q = torch.linalg.eigh(x)
-        logs, k = spectral.log(eigenvalues)
-        return logs, q, k
+    def _log_along(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """log x and D log_x[v]."""
+        s, q, eigenvalues = _eigenbasis(x)
+        logs, move = log_derivative.log(s, eigenvalues), log_derivative.along(s, q.mT @ v @ q, eigenvalues)
+        return q @ logs @ q.mT, q @ move @ q.mT
 
 
 class BuresWasserstein(Metric):
@@ -155,41 +162,38 @@ class BuresWasserstein(Metric):
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         """The exponential where I + L_x[v] ≥ ½, eigenvalues below are bent; cut to a length of ``reach``^½ ‖x^½‖."""
         roots, q, move = self._lyapunov(x, v)
-        move = move * shrinkage(move * roots, reach(x.dtype) ** 0.5 * roots[..., -1:])
-        half = q @ (one_plus(move) * roots)
+        move = move * shrinkage(move @ roots, reach(x.dtype) ** 0.5 * roots[..., -1:, -1:])
+        half = q @ (one_plus(move) @ roots)
         return half @ half.mT
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         roots, q, move = self._lyapunov(x, v)
-        half = q @ (roots.squeeze(-2).diag_embed() + move * roots)
+        half = q @ (roots + move @ roots)
         return half @ half.mT
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
-        c, d, o = self._align(x, y)
-        return 2 * sym((d @ o - c) @ c.mT)
+        c, aligned = self._align(x, y)
+        return 2 * sym((aligned - c) @ c.mT)
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        c, d, o = self._align(x, y)
-        # O minimises the distance, whose derivative therefore needs none of O's, which fails at equal singular values.
-        return torch.linalg.matrix_norm(d @ o.detach() - c)
+        c, aligned = self._align(x, y)
+        return torch.linalg.matrix_norm(aligned - c)
 
     def _lyapunov(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Λ^½ as a row (..., 1, n) in ascending order and Q of x = Q Λ Qᵀ, and Qᵀ L_x[v] Q.
+        """Λ^½ in ascending order and Q of x = Q Λ Qᵀ, and Qᵀ L_x[v] Q.
 
         (Qᵀ L_x[v] Q) Λ^½ has ‖v‖'s length and a small rounding error, however nearly singular x is; L_x[v] has not.
         """
-        eigenvalues, q = torch.linalg.eigh(x)
-        move = (q.mT @ v @ q) / (eigenvalues.unsqueeze(-1) + eigenvalues.unsqueeze(-2))
-        return eigenvalues.clamp(min=0).sqrt().unsqueeze(-2), q, move
+        s, q, eigenvalues = _eigenbasis(x)
+        return root(s, eigenvalues), q, lyapunov(s, q.mT @ v @ q, eigenvalues)
 
-    def _align(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cholesky factors C of x and D of y, and the orthogonal O that brings D O nearest to C.
+    def _align(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Cholesky factors C of x, and D of y times the orthogonal O that brings D O nearest to C.
 
         D O is T C, T the optimal transport map from N(0, x) to N(0, y), and nothing is inverted.
         """
         c, d = torch.linalg.cholesky(x), torch.linalg.cholesky(y)
-        p, _, rh = torch.linalg.svd(c.mT @ d)
-        return c, d, (p @ rh).mT
+        return c, d @ polar_factor(d.mT @ c)
 
 
 class Euclidean(Metric):
@@ -221,6 +225,15 @@ METRICS: dict[str, Metric] = {
     "bures-wasserstein": BuresWasserstein(),
     "euclidean": Euclidean(),
 }
+
+
+def _eigenbasis(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Qᵀ x Q, Q and the eigenvalues of x = Q Λ Qᵀ in ascending order, the last two as constants.
+
+    Q may be constant in whatever does not depend on the basis, and has no derivative at equal eigenvalues.
+    """
+    eigenvalues, q = torch.linalg.eigh(x.detach())
+    return q.mT @ x @ q, q, eigenvalues
 
 
 def _whiten(c: Tensor, u: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checks import one_of
 from ..linalg import orthonormal
 from ..linalg.cayley import times_cayley
-from ..linalg.elementary import REAL, identity, real_inner, skew
+from ..linalg.elementary import REAL, real_inner, skew
 from ..linalg.exponential import times_exponential
 from ..linalg.logarithm import logarithm
 from ..linalg.polar import polar_factor
@@ -86,8 +86,6 @@ class UnitaryGroup(MatrixGroup):
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         """The root of the sum of the squared angles of xᴴy, to rounding for all angles from 0 to π."""
-        q = x.mH @ y
-        eye = identity(q)
         # 2 sin and 2 cos of half of each angle: sorted against each other they pair up, and neither loses small values.
-        sines, cosines = torch.linalg.svdvals(q - eye), torch.linalg.svdvals(q + eye).flip(-1)
+        sines, cosines = torch.linalg.svdvals(y - x), torch.linalg.svdvals(y + x).flip(-1)
         return torch.linalg.vector_norm(2 * torch.atan2(sines, cosines), dim=-1)
