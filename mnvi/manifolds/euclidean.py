@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..linalg.elementary import real_inner
+from ..linalg.norm import norm
 from ..linalg.shapes import Size
-from ..linalg.triangular import norm
 from .base import Manifold, shapes
 
 
