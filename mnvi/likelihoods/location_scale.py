@@ -26,6 +26,7 @@ class LocationScale(Likelihood, ABC):
         if scale is not None and tuple(shape) != ():
             raise ValueError(f"shape is of a learnt scale; got shape {tuple(shape)} and a known scale")
         self._known = None if scale is None else self._checked(scale)
+        self._noise_free = self._known is not None and bool((self._known == 0).any())
         start = torch.zeros(tuple(shape)) if self._known is None else self._known.log()
         if scale is None:
             self.log_scale = nn.Parameter(start)
@@ -62,7 +63,7 @@ class LocationScale(Likelihood, ABC):
 
     @property
     def has_density(self) -> bool:
-        return self._known is None or bool((self._known > 0).all())
+        return not self._noise_free
 
     def check_values(self, draws: Draws, target: Tensor) -> None:
         if not self.has_density:

@@ -34,9 +34,14 @@ class Standardised(Likelihood):
         for name, value in zip(("mean", "std"), moments, strict=True):
             if not bool(value.isfinite().all()) or (name == "std" and not bool((value > 0).all())):
                 raise ValueError(f"{name} must be finite{' and positive' if name == 'std' else ''}, got {value}")
-        self.likelihood = likelihood
-        self.register_buffer("mean", moments[0])
-        self.register_buffer("std", moments[1])
+        self.likelihood, self._given = likelihood, moments
+        self.register_buffer("mean", moments[0].clone())
+        self.register_buffer("std", moments[1].clone())
+
+    def reset_parameters(self) -> None:
+        """The mean and deviation that were given."""
+        self.mean.copy_(self._given[0])
+        self.std.copy_(self._given[1])
 
     def read(self, output) -> Draws:
         return self.likelihood.read(output)
