@@ -26,9 +26,9 @@ class Inputs:
 
     @classmethod
     def of(cls, x: Any, target: Any = None) -> "Inputs":
-        """A tensor is the one argument, a tuple (or, in a batch, a list) the arguments, a mapping named arguments."""
+        """A tuple (or, in a batch, a list) is the arguments, a mapping named arguments, all else the one argument."""
         target = target if isinstance(target, Tensor) else None
-        if isinstance(x, (tuple, list)):
+        if type(x) in (tuple, list):  # a named tuple is one object, such as a PackedSequence
             return cls(tuple(x), {}, target)
         return cls((), dict(x), target) if isinstance(x, Mapping) else cls((x,), {}, target)
 
@@ -74,11 +74,14 @@ def batches(x: Any) -> Iterator[Inputs]:
 
 
 def _to(value: Any, device: torch.device) -> Any:
+    if hasattr(value, "to"):
+        return value.to(device)
     if isinstance(value, Mapping):
         return {key: _to(each, device) for key, each in value.items()}
     if isinstance(value, (tuple, list)):
-        return tuple(_to(each, device) for each in value)
-    return value.to(device) if hasattr(value, "to") else value
+        moved = [_to(each, device) for each in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
+    return value
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

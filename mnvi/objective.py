@@ -1,6 +1,7 @@
 """The evidence lower bound as a loss, and schedules for the weight of its KL."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,11 +135,16 @@ class ELBO(nn.Module):
         return weight
 
     def _advance(self) -> None:
-        self.losses.add_(1)
-        self.step.add_(self.losses // self.accumulate)
-        self.losses.remainder_(self.accumulate)
+        # A transform of torch.func refuses to write to a buffer, which it takes for an input.
+        with nullcontext() if torch.compiler.is_compiling() else torch._C._DisableFuncTorch():
+            self.losses.add_(1)
+            self.step.add_(self.losses // self.accumulate)
+            self.losses.remainder_(self.accumulate)
         if callable(self.kl_weight) and not self._traced():
             self._count.advance(self.step, self.accumulate)
+
+    def extra_repr(self) -> str:
+        return f"num_data={self.num_data}, kl_weight={self.kl_weight}, accumulate={self.accumulate}"
 
     def _traced(self) -> bool:
         """Whether the step is a tensor of a compiled graph: an int would be a constant there."""

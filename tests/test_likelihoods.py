@@ -312,6 +312,15 @@ def test_half_precision_outputs_are_taken_in_single_precision(case, dtype):
     assert torch.equal(nll, likelihood(single, target))
 
 
+def test_a_scale_in_half_precision_serves_outputs_in_single_precision():
+    """1/e^-40 is no number of float16."""
+    likelihood = Gaussian().half()
+    with torch.no_grad():
+        likelihood.log_scale.fill_(-40)
+    nll = likelihood(torch.ones(3, dtype=torch.float32), torch.ones(3, dtype=torch.float32))
+    assert_close(nll, -40 + 0.5 * math.log(2 * math.pi))
+
+
 @cases("case", CASES)
 def test_the_loss_compiles_without_a_graph_break(case):
     torch.compiler.reset()

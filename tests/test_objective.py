@@ -232,6 +232,20 @@ def test_a_compiled_step_is_one_graph_for_all_steps(kl_weight, accumulate):
     torch.compiler.reset()
 
 
+def test_a_loss_inside_torch_func_counts_as_any_other():
+    model, elbo = mlp().eval(), ELBO(10, KLWarmup(4))
+    model.training = True
+
+    def loss(parameters):
+        return elbo(F.cross_entropy(torch.func.functional_call(model, parameters, (X,)), Y), model)[0]
+
+    parameters = dict(model.named_parameters())
+    gradients = [torch.func.grad(loss)(parameters) for _ in range(2)]
+    assert elbo.step == 2
+    assert_close(gradients[1]["0.bias"], gradients[0]["0.bias"])  # the KL here is that of the model, a constant
+    assert weights(elbo, model, 1) == pytest.approx([0.75])
+
+
 # What is not finite ---------------------------------------------------------------------------------------------------
 
 

@@ -147,6 +147,13 @@ def test_structures_are_the_arguments_of_the_model(row):
     assert_close(p.mean, predict(model.layer, 3 * X, 8).mean)
 
 
+def test_a_named_tuple_is_one_argument():
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(5, 2, 4), torch.tensor([5, 3]))
+    model = Around(layer(3), lambda sequence: sequence.data)
+    assert predict(model, packed, 2).mean.shape == (8, 3)
+    assert predict(model, DataLoader(Plain([(packed,)]), batch_size=None), 2).mean.shape == (8, 3)
+
+
 @pytest.mark.parametrize("x", [[X], X.numpy(), None, "x"], ids=["list", "numpy", "none", "text"])
 def test_other_inputs_are_refused(x):
     with pytest.raises(TypeError, match="x must be a tensor, a tuple, a dict or a DataLoader"):

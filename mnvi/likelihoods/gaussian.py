@@ -30,14 +30,14 @@ class Gaussian(LocationScale):
     may_be_zero = True
 
     def log_density(self, draws: Draws, target: Tensor) -> Tensor:
-        return normal_log_density(target - first(draws), self.log_scale)
+        return normal_log_density(target - first(draws), self.log_scale_of(draws))
 
     def summary(self, draws: Draws) -> Summary:
         mean = first(draws)
-        return normal_summary(mean, self.log_scale.to(mean).expand(1, *mean.shape[1:]))
+        return normal_summary(mean, self.log_scale_of(draws).expand(1, *mean.shape[1:]))
 
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
-        return normal_observe(first(draws), self.log_scale, generator)
+        return normal_observe(first(draws), self.log_scale_of(draws), generator)
 
 
 def normal_log_density(deviation: Tensor, log_scale: Tensor) -> Tensor:
@@ -65,4 +65,4 @@ def normal_summary(mean: Tensor, log_scale: Tensor) -> Summary:
 def normal_observe(mean: Tensor, log_scale: Tensor, generator: torch.Generator | None) -> Tensor:
     """A draw of N(mean, exp(log_scale)²), entry by entry."""
     noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-    return mean + log_scale.exp().to(mean) * noise
+    return mean + log_scale.exp() * noise

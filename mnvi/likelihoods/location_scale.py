@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from .base import Draws, Likelihood, all_of, described
+from .base import Draws, Likelihood, all_of, described, first
 
 
 class LocationScale(Likelihood, ABC):
@@ -52,6 +52,10 @@ class LocationScale(Likelihood, ABC):
     def scale(self) -> Tensor:
         """The scale itself, learnt or known."""
         return self.log_scale.exp()
+
+    def log_scale_of(self, draws: Draws) -> Tensor:
+        """The log-scale in the type of the draws, which is never a half."""
+        return self.log_scale.to(first(draws).dtype)
 
     def read(self, output) -> Tensor:
         location = self.tensor(output)

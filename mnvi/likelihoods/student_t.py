@@ -35,16 +35,16 @@ class StudentT(LocationScale):
         self.df = float(df)
 
     def log_density(self, draws: Draws, target: Tensor) -> Tensor:
-        nu = self.df
+        nu, log_scale = self.df, self.log_scale_of(draws)
         constant = math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2) - 0.5 * math.log(math.pi * nu)
-        z = (target - first(draws)) * (-self.log_scale).exp() / math.sqrt(nu)
+        z = (target - first(draws)) * (-log_scale).exp() / math.sqrt(nu)
         # Two ways to log(1 + z²): one is exact where z is small, in the other the square does not overflow.
         tail = torch.where(z.abs() < 1, z.square().log1p(), 2 * torch.hypot(z, torch.ones_like(z)).log())
-        return constant - self.log_scale - (nu + 1) / 2 * tail
+        return constant - log_scale - (nu + 1) / 2 * tail
 
     def summary(self, draws: Draws) -> Summary:
         mean, nu = first(draws), self.df
-        log_scale = self.log_scale.to(mean).expand(mean.shape[1:])
+        log_scale = self.log_scale_of(draws).expand(mean.shape[1:])
         ratio = nu / (nu - 2) if nu > 2 else math.inf
         halves = torch.tensor([(nu + 1) / 2, nu / 2], dtype=torch.float64)
         below, above = torch.digamma(halves).diff().item(), torch.lgamma(halves).diff().item()
@@ -56,7 +56,7 @@ class StudentT(LocationScale):
         location, nu = first(draws), self.df
         u, v = torch.rand(2, *location.shape, generator=generator, dtype=location.dtype, device=location.device)
         radius = (nu * torch.expm1(-2 / nu * torch.log1p(-u))).sqrt()
-        return location + self.log_scale.exp().to(location) * radius * (2 * math.pi * v).cos()
+        return location + self.log_scale_of(draws).exp() * radius * (2 * math.pi * v).cos()
 
     def extra_repr(self) -> str:
         return f"df={self.df:g}, {super().extra_repr()}"
