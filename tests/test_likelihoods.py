@@ -26,7 +26,7 @@ from mnvi.likelihoods import (
 pytestmark = pytest.mark.usefixtures("float64")
 
 DRAWS, NUM, WIDTH = 5, 4, 3
-SCALES = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+SCALES = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
 SHIFTS = torch.tensor([1.0, -2.0, 30.0], dtype=torch.float64)
 
 
@@ -577,6 +577,16 @@ def test_no_noise_has_no_density():
     for call in (lambda: likelihood(torch.zeros(5), torch.zeros(5)), lambda: p.log_prob(torch.zeros(5))):
         with pytest.raises(ValueError, match="no density"):
             call()
+
+
+def test_no_noise_has_no_entropy_and_all_information_is_about_the_function():
+    outputs = torch.randn(3, 5)
+    outputs[:, 0] = 1.0
+    p = Gaussian(0.0).prediction(outputs)
+    assert (p.expected_entropy == -math.inf).all()
+    assert p.mutual_information.tolist() == [0.0] + [math.inf] * 4
+    assert p.predictive_entropy[0] == -math.inf
+    assert_close(p.predictive_entropy[1:], td.Normal(0.0, outputs[:, 1:].std(0, correction=0)).entropy())
 
 
 BAD = {

@@ -78,6 +78,13 @@ def test_a_step_that_is_written_in_place_is_followed():
     assert weights(elbo, model, 1) == pytest.approx([0.875])
 
 
+def test_a_step_that_is_replaced_is_followed():
+    elbo, model = ELBO(10, KLWarmup(8)), mlp()
+    elbo.load_state_dict({"step": torch.tensor(2)}, assign=True)
+    elbo.step = torch.tensor(6)
+    assert weights(elbo, model, 1) == pytest.approx([0.875])
+
+
 @pytest.mark.parametrize(
     "twin",
     [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)), lambda e: e.half(), lambda e: e.to("cpu").double()],
