@@ -1,18 +1,25 @@
 """The evidence lower bound as a loss, and schedules for the weight of its KL."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .checks import positive_int
+from .likelihoods import Likelihood
+from .likelihoods.base import described
 from .module import bayesian_layers, kl
 
 
 @dataclass(frozen=True)
 class KLWarmup:
-    """A schedule: the KL's weight rises linearly from 1/``steps`` at the first step to 1 at step ``steps``."""
+    """A schedule: the KL's weight rises linearly from 1/``steps`` at the first step to 1 at step ``steps``.
+
+    A step is one of the optimiser; tell :class:`ELBO` with ``accumulate`` how many losses make one.
+    """
 
     steps: int
 
@@ -23,60 +30,187 @@ class KLWarmup:
         """The weight at ``step`` = 0, 1, 2, ..."""
         return min(1.0, (step + 1) / self.steps)
 
+    def of_tensor(self, step: Tensor) -> Tensor:
+        """The same of a tensor, for compiled graphs."""
+        return ((step + 1) / self.steps).clamp(max=1.0)
 
-class ELBO:
+
+class ELBO(nn.Module):
     """Negative evidence lower bound per training example, in nats: loss = NLL + weight·KL/``num_data``.
 
     Args:
         num_data: number of training examples (of the whole training set, not of a batch).
-        kl_weight: a number ≥ 0, or a schedule ``step -> number`` such as :class:`KLWarmup`. ``step`` counts the calls
-            on a model in training mode, and is part of ``state_dict()``.
+        kl_weight: a number ≥ 0, or a schedule ``step -> number`` such as :class:`KLWarmup`. ``step`` counts the
+            optimiser's steps so far, an int. It is a buffer, so it is saved with whatever module this one is part of.
+            In a graph of torch.compile a schedule other than :class:`KLWarmup` is a constant: each step compiles anew.
+        likelihood: an object of :mod:`mnvi.likelihoods`, a part of this module: its parameters are among
+            ``elbo.parameters()``, and ``elbo(output, target, model)`` takes the model's output.
+        accumulate: how many losses of a model in training mode make one step of the optimiser. All of them have the
+            same weight of the KL; as for any mean loss, divide each by ``accumulate`` before ``backward()``.
 
     Example:
         >>> elbo = mnvi.ELBO(num_data=60_000, kl_weight=mnvi.KLWarmup(steps=1_000))
         >>> loss, nll, kl = elbo(F.cross_entropy(model(x), y), model)
+        >>> elbo = mnvi.ELBO(num_data=400, likelihood=mnvi.likelihoods.Gaussian())
+        >>> optimiser = torch.optim.Adam([*mnvi.parameter_groups(model), {"params": elbo.parameters()}])
+        >>> loss, nll, kl = elbo(model(x), y, model)
     """
 
-    def __init__(self, num_data: int, kl_weight: float | Callable[[int], float] = 1.0) -> None:
+    step: Tensor
+    losses: Tensor
+
+    def __init__(
+        self,
+        num_data: int,
+        kl_weight: float | Callable[[int], float] = 1.0,
+        likelihood: Likelihood | None = None,
+        *,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__()
         self.num_data = positive_int("num_data", num_data)
         if not callable(kl_weight):
             if isinstance(kl_weight, bool) or not isinstance(kl_weight, (int, float)):
                 raise TypeError(f"kl_weight must be a number or a schedule, got {kl_weight!r}")
             if not 0 <= kl_weight < float("inf"):
                 raise ValueError(f"kl_weight must be finite and at least 0, got {kl_weight}")
+        if likelihood is not None and not isinstance(likelihood, Likelihood):
+            raise TypeError(f"likelihood must be an object of mnvi.likelihoods, got {likelihood!r}")
         self.kl_weight = kl_weight
-        self.step = 0
+        self.likelihood = likelihood
+        self.accumulate = positive_int("accumulate", accumulate)
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.register_buffer("losses", torch.zeros((), dtype=torch.long), persistent=False)  # since the last step
+        self._count = _Count()
 
-    def __call__(self, nll: Tensor, model: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, nll, kl): ``nll`` is the batch's mean negative log-likelihood, kl the whole KL in nats.
+    def reset_parameters(self) -> None:
+        """Begin the schedule anew."""
+        self.step.zero_()
+        self.losses.zero_()
+
+    def forward(
+        self, nll: Any, target: Tensor | nn.Module | None = None, model: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(loss, nll, kl) of ``elbo(nll, model)``, or with a likelihood of ``elbo(output, target, model)``.
+
+        Args:
+            nll: the batch's mean negative log-likelihood, a scalar; or the model's output.
+            target: what the likelihood compares the output with.
+            model: whose KL it is.
+
+        Returns:
+            The loss in nats per training example, the mean NLL of the batch, the whole KL in nats.
 
         Raises:
-            ValueError: ``nll`` is not a scalar, or the loss is not finite (naming the layers whose KL is not).
+            ValueError: ``nll`` is not a scalar, or the loss is not finite (naming where that comes from).
         """
-        if not isinstance(nll, Tensor):
-            raise TypeError(f"nll must be a tensor, got {nll!r}")
-        if nll.dim() != 0:
-            raise ValueError(f"nll must be a scalar, the mean over the batch; got shape {tuple(nll.shape)}")
-        weight = self.kl_weight(self.step) if callable(self.kl_weight) else self.kl_weight
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"the schedule kl_weight gave {weight} at step {self.step}, not a finite number ≥ 0")
+        if model is None and isinstance(target, nn.Module):
+            model, target = target, None
+        if model is None:
+            raise TypeError(f"give the model whose KL is to be added: elbo(nll, model), got {described(target)}")
+        nll = _mean_nll(nll) if target is None else self._nll(nll, target)
+        weight = self._weight()
         divergence = kl(model)
         loss = nll + weight * divergence / self.num_data
         if not torch.compiler.is_compiling() and not bool(torch.isfinite(loss)):
-            raise ValueError(_why_not_finite(nll, model))
-        self.step += model.training
+            raise ValueError(_why_not_finite(loss, nll, model))
+        if model.training:
+            self._advance()
         return loss, nll, divergence
 
-    def state_dict(self) -> dict[str, int]:
-        """The step of the schedule."""
-        return {"step": self.step}
+    def _nll(self, output: Any, target: Any) -> Tensor:
+        if self.likelihood is None:
+            raise TypeError("elbo(output, target, model) needs ELBO(num_data, likelihood=…); without: elbo(nll, model)")
+        return self.likelihood(output, target)
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue at a saved step."""
-        self.step = int(state["step"])
+    def _weight(self) -> float | Tensor:
+        if not callable(self.kl_weight):
+            return self.kl_weight
+        if self._traced():
+            return self.kl_weight.of_tensor(self.step)  # type: ignore[attr-defined]
+        step = self._count.of(self.step, self.losses)
+        weight = self.kl_weight(step)
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"the schedule kl_weight gave {weight} at step {step}, not a finite number ≥ 0")
+        return weight
+
+    def _advance(self) -> None:
+        # A transform of torch.func refuses to write to a buffer, which it takes for an input.
+        with nullcontext() if torch.compiler.is_compiling() else torch._C._DisableFuncTorch():
+            self.losses.add_(1)
+            self.step.add_(self.losses // self.accumulate)
+            self.losses.remainder_(self.accumulate)
+        if callable(self.kl_weight) and not self._traced():
+            self._count.advance(self.step, self.accumulate)
+
+    def extra_repr(self) -> str:
+        return f"num_data={self.num_data}, kl_weight={self.kl_weight}, accumulate={self.accumulate}"
+
+    def _traced(self) -> bool:
+        """Whether the step is a tensor of a compiled graph: an int would be a constant there."""
+        return torch.compiler.is_compiling() and isinstance(self.kl_weight, KLWarmup)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        saved = state_dict.get(prefix + "step")
+        if isinstance(saved, int):  # a state of 0.1
+            state_dict[prefix + "step"] = torch.tensor(saved)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if not self.step.is_meta:
+            self.losses.zero_()  # gradients are not saved either
+            self._count.read(self.step, self.losses)
 
 
-def _why_not_finite(nll: Tensor, model: nn.Module) -> str:
-    bad = [name or "the model" for name, layer in bayesian_layers(model) if not bool(torch.isfinite(layer.kl()))]
-    what = f"the KL of {', '.join(bad)}" if bad else f"the negative log-likelihood ({nll.item()})"
-    return f"the loss is not finite, because of {what}; a smaller learning rate may help"
+class _Count:
+    """The numbers in the buffers as ints, read from their device again only where the step was changed from outside."""
+
+    def __init__(self) -> None:
+        self.steps, self.losses = 0, 0
+        self.seen: tuple[Tensor, int] | None = None  # the buffer, and its version
+
+    def of(self, step: Tensor, losses: Tensor) -> int:
+        known = torch.compiler.is_compiling() or (
+            self.seen is not None and self.seen[0] is step and self.seen[1] == step._version
+        )
+        if not known:
+            self.read(step, losses)
+        return self.steps
+
+    def read(self, step: Tensor, losses: Tensor) -> None:
+        self.steps, self.losses = int(step), int(losses)
+        self.seen = (step, step._version)
+
+    def advance(self, step: Tensor, accumulate: int) -> None:
+        self.losses += 1
+        self.steps, self.losses = self.steps + self.losses // accumulate, self.losses % accumulate
+        if not torch.compiler.is_compiling():
+            self.seen = (step, step._version)
+
+
+def _mean_nll(nll: Any) -> Tensor:
+    if not isinstance(nll, Tensor):
+        raise TypeError(f"nll must be a tensor, got {described(nll)}")
+    if nll.dim() != 0:
+        raise ValueError(f"nll must be a scalar, the mean over the batch; got shape {tuple(nll.shape)}")
+    return nll
+
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def _why_not_finite(loss: Tensor, nll: Tensor, model: nn.Module) -> str:
+    layers = {name or "the model": layer for name, layer in bayesian_layers(model)}
+    bad = {name: layer for name, layer in layers.items() if not bool(torch.isfinite(layer.kl()))}
+    causes = [f"the KL of {', '.join(name + _fault(layer) for name, layer in bad.items())}"] if bad else []
+    if not bool(torch.isfinite(nll)):
+        causes.append(f"the negative log-likelihood ({nll.item()}{f' in {nll.dtype}' if nll.dtype in HALF else ''})")
+    what = " and ".join(causes) or f"the sum of the negative log-likelihood and the KL in {loss.dtype}"
+    low = nll.dtype in HALF or any(p.dtype in HALF for layer in bad.values() for p in layer.parameters())
+    advice = "keep parameters in float32 and use torch.autocast" if low else "a smaller learning rate may help"
+    return f"the loss is not finite, because of {what}; {advice}"
+
+
+def _fault(layer: nn.Module) -> str:
+    """Which parameters are at fault, in brackets, where that can be seen."""
+    broken = [f"{name} is not finite" for name, p in layer.named_parameters() if not bool(torch.isfinite(p).all())]
+    broken += sorted({f"its parameters are {p.dtype}" for p in layer.parameters() if p.dtype in HALF})
+    return f" ({', '.join(broken)})" if broken else ""

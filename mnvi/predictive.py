@@ -1,115 +1,199 @@
 """Predictions averaged over the posterior, their uncertainty split in two."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from .checks import one_of, positive_int
+from .checks import positive_int
+from .inputs import Inputs, batches
+from .likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Likelihood, Poisson, Prediction
+from .likelihoods.base import Draws, first, over
 from .module import sampling
+from .progress import Progress
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """What :func:`predict` returns; entropies in nats.
-
-    Attributes:
-        mean: mean class probabilities (*, classes), or the predictive mean.
-        variance: variance of the probabilities over the posterior, or the predictive variance.
-        predictive_entropy: entropy of the mean prediction, total uncertainty. Shape (*,) for classes; for a Gaussian
-            likelihood that of a normal distribution with this mean and variance, shape of ``mean``.
-        expected_entropy: mean entropy of the single predictions, the noise in the data (aleatoric).
-        mutual_information: their difference, what is not known about the weights (epistemic), ≥ 0.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    predictive_entropy: Tensor
-    expected_entropy: Tensor
-    mutual_information: Tensor
-
-    @property
-    def probs(self) -> Tensor:
-        """Another name of ``mean``, for class probabilities."""
-        return self.mean
+# Those that have no parameters; "gaussian" has the scale ``noise_scale``.
+SHORT_NAMES: dict[str, type[Likelihood]] = {
+    "bernoulli": Bernoulli,
+    "categorical": Categorical,
+    "gaussian": Gaussian,
+    "heteroscedastic_gaussian": HeteroscedasticGaussian,
+    "poisson": Poisson,
+}
 
 
 def predict(
     model: nn.Module,
-    x: Tensor,
+    x: Tensor | tuple | Mapping[str, Any] | DataLoader,
     num_samples: int = 32,
-    likelihood: str = "categorical",
+    likelihood: Likelihood | str = "categorical",
     *,
-    noise_scale: float | Tensor = 0.0,
+    noise_scale: float | Tensor | None = None,
     chunk_size: int | None = None,
+    keep_draws: bool = True,
 ) -> Prediction:
     """The posterior predictive of ``model`` at ``x``, by ``num_samples`` draws in eval mode, without gradients.
 
     Args:
-        model: returns logits (*, classes) for ``"categorical"``, means for ``"gaussian"``.
-        x: what the model takes.
+        model: returns what the likelihood takes, for example logits (N, classes).
+        x: what the model takes: a tensor, a tuple of its arguments or a dict of its keyword arguments; or a DataLoader,
+            whose batches go through the model one by one, on the model's device, and come back to where they lay. Its
+            batches are ``x``, ``[x]``, ``[x, target]`` or a dict. ``x`` may itself be a tuple or dict of arguments; a
+            target (in a dict what is called ``"labels"``) does not go to the model and is kept in the prediction,
+            unless it is no tensor.
         num_samples: number of draws.
-        likelihood: ``"categorical"`` or ``"gaussian"``.
-        noise_scale: standard deviation of the observation noise of a Gaussian likelihood, broadcasting to the output;
-            with 0 the variance is that of the noise-free function (whose entropy given the weights is −∞).
+        likelihood: an object of :mod:`mnvi.likelihoods`, or the short name of one without parameters:
+            ``"categorical"``, ``"bernoulli"``, ``"gaussian"``, ``"heteroscedastic_gaussian"``, ``"poisson"``.
+        noise_scale: the scale of ``"gaussian"``, as that of ``Gaussian(scale)``; without it that is 0, the noise-free
+            function, whose entropy given the weights is −∞.
         chunk_size: draw this many at a time, to bound memory.
+        keep_draws: whether to keep the draws, S times the outputs, for ``log_prob`` and ``sample`` of the prediction.
+            Without them memory does not grow with S, and ``log_prob()`` still has that of the targets in the batches.
 
-    Not thread-safe: the model is in eval mode, and draws, until the call returns. Draws run batched by
-    ``torch.func.vmap`` where the model allows it, one after the other where not.
+    Before the draws the mean weights' output is computed once (of a DataLoader for its first batch), so that a model or
+    an output that does not fit is refused. Draws run batched by ``torch.func.vmap`` where the model allows it, one
+    after the other where not. What takes longer than two seconds shows its progress on stderr. Not thread-safe: the
+    model is in eval mode, and draws, until the call returns.
+
+    Raises:
+        ValueError, TypeError: an argument, the model's output or the targets do not fit, naming what came.
 
     Example:
         >>> prediction = mnvi.predict(model, x, num_samples=64)
         >>> prediction.mean.argmax(-1), prediction.mutual_information
+        >>> mnvi.predict(model, DataLoader(test_set, 500), 64, likelihood).log_prob().mean()  # test log-likelihood
     """
     positive_int("num_samples", num_samples)
-    if chunk_size is not None:
-        positive_int("chunk_size", chunk_size)
-    one_of("likelihood", likelihood, ("categorical", "gaussian"))
-    noise = torch.as_tensor(noise_scale)
-    if not bool((torch.isfinite(noise) & (noise >= 0)).all()):
-        raise ValueError(f"noise_scale must be finite and at least 0, got {noise_scale}")
-    outputs = _draw(model, x, num_samples, chunk_size)
-    if likelihood == "categorical":
-        return _categorical(outputs.log_softmax(-1))
-    if torch.broadcast_shapes(noise.shape, outputs.shape[1:]) != outputs.shape[1:]:
-        raise ValueError(f"noise_scale of shape {tuple(noise.shape)} does not fit outputs {tuple(outputs.shape[1:])}")
-    return _gaussian(outputs, noise.to(outputs))
+    chunk = num_samples if chunk_size is None else min(positive_int("chunk_size", chunk_size), num_samples)
+    likelihood = _likelihood(likelihood, noise_scale)
+    calls = batches(x)
+    device = next((each.device for each in (*model.parameters(), *model.buffers())), None)
+    parts = []
+    with _evaluating(model), torch.no_grad(), Progress("predict", _total(x, num_samples)) as progress:
+        sampler = _Sampler(model, likelihood, num_samples, chunk, progress.advance)
+        for inputs in calls:
+            home = inputs.device()
+            if isinstance(x, DataLoader) and device is not None:
+                inputs = inputs.to(device)
+            part = _predicted(likelihood, sampler.draw(inputs), inputs.target, keep_draws)
+            parts.append(_to(part, home) if isinstance(x, DataLoader) else part)
+    if not parts:
+        raise ValueError("the DataLoader has no batches")
+    snapshot = likelihood.to(first(parts[0].draws).device) if keep_draws else None
+    return replace(_joined(parts), likelihood=snapshot)
 
 
-def _draw(model: nn.Module, x: Tensor, num_samples: int, chunk_size: int | None) -> Tensor:
+def _likelihood(likelihood: Likelihood | str, noise_scale: float | Tensor | None) -> Likelihood:
+    """A copy of the likelihood that is meant, which later training leaves as it is."""
+    if noise_scale is not None and likelihood != "gaussian":
+        raise ValueError(f'noise_scale belongs to the likelihood "gaussian", got {likelihood!r}')
+    if isinstance(likelihood, Likelihood):
+        return deepcopy(likelihood).requires_grad_(False)
+    if not isinstance(likelihood, str) or likelihood not in SHORT_NAMES:
+        known = f"an object of mnvi.likelihoods or one of {', '.join(map(repr, SHORT_NAMES))}"
+        hint = f"; did you mean {likelihood.__name__}()?" if isinstance(likelihood, type) else ""
+        raise ValueError(f"likelihood must be {known}, got {likelihood!r}{hint}")
+    if likelihood != "gaussian":
+        return SHORT_NAMES[likelihood]()
+    try:
+        return Gaussian(0.0 if noise_scale is None else noise_scale)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"noise_{error}") from None
+
+
+@contextmanager
+def _evaluating(model: nn.Module):
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), sampling(model):
-            return _outputs(model, x, num_samples, chunk_size)
+        yield
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def _outputs(model: nn.Module, x: Tensor, num_samples: int, chunk_size: int | None) -> Tensor:
-    index = torch.arange(num_samples, device=x.device)
+class _Sampler:
+    """Draws of the model's output, as far as the likelihood reads it; refuses what does not fit before the first."""
+
+    def __init__(self, model, likelihood, num_samples: int, chunk: int, advance: Callable[[int], None]) -> None:
+        self.model, self.likelihood, self.advance = model, likelihood, advance
+        self.sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
+        self.checked, self.batched = False, True
+
+    def draw(self, inputs: Inputs) -> Draws:
+        """Outputs stacked over the draws, (S, N, …)."""
+
+        def output(_: Any = None) -> Draws:
+            return self.likelihood.read(inputs.call(self.model))
+
+        if not self.checked:
+            mean = over(lambda each: each.unsqueeze(0), output())
+            self.likelihood.to(first(mean).device).summary(mean)
+            self.checked = True
+        with sampling(self.model):
+            chunks = [self._chunk(output, size) for size in self.sizes]
+        return over(lambda *each: torch.cat(each), *chunks) if len(chunks) > 1 else chunks[0]
+
+    def _chunk(self, output: Callable[..., Draws], size: int) -> Draws:
+        if self.batched:
+            try:
+                draws = torch.func.vmap(output, randomness="different")(torch.empty(size))
+                self.advance(size)
+                return draws
+            except Exception:  # it worked for the mean, so it is vmap that cannot follow, say, a branch on data
+                self.batched = False
+        draws = []
+        for _ in range(size):
+            draws.append(output())
+            self.advance(1)
+        return over(lambda *each: torch.stack(each), *draws)
+
+
+def _predicted(likelihood: Likelihood, draws: Draws, target: Tensor | None, keep_draws: bool) -> Prediction:
+    part = replace(likelihood.prediction(draws), target=target)
+    if keep_draws:
+        return part
+    known = target is not None and likelihood.has_density
+    return replace(part, draws=None, likelihood=None, _target_log_prob=part.log_prob() if known else None)
+
+
+FIELDS = ("mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information", "target")
+FIELDS += ("_target_log_prob",)
+
+
+def _to(part: Prediction, device: torch.device) -> Prediction:
+    values = {name: getattr(part, name) for name in FIELDS}
+    moved = {name: None if value is None else value.to(device) for name, value in values.items()}
+    draws = None if part.draws is None else over(lambda each: each.to(device), part.draws)
+    return replace(part, draws=draws, **moved)
+
+
+def _joined(parts: list[Prediction]) -> Prediction:
+    if len(parts) == 1:
+        return parts[0]
     try:
-        draw = torch.func.vmap(lambda _: model(x), randomness="different", chunk_size=chunk_size)
-        outputs = draw(index)
-    except (RuntimeError, NotImplementedError, ValueError):
-        # Models with, say, data-dependent branches cannot be batched; a mistake of the caller shows again here.
-        outputs = torch.stack([model(x) for _ in range(num_samples)])
-    return outputs
+        joined = {name: _concatenated([getattr(part, name) for part in parts]) for name in FIELDS}
+        kept = [part.draws for part in parts if part.draws is not None]
+        draws = over(lambda *each: torch.cat(each, 1), *kept) if kept else None
+    except RuntimeError as error:
+        raise ValueError(f"the outputs of the batches cannot be joined: {error}; predict batch by batch") from None
+    return replace(parts[0], draws=draws, **joined)
 
 
-def _categorical(log_probs: Tensor) -> Prediction:  # (samples, *, classes)
-    probs = log_probs.exp()
-    mean = probs.mean(0)
-    total = torch.special.entr(mean).sum(-1)
-    expected = torch.special.entr(probs).sum(-1).mean(0)
-    return Prediction(mean, probs.var(0, correction=0), total, expected, (total - expected).clamp_min(0))
+def _concatenated(values: list[Tensor | None]) -> Tensor | None:
+    present = [value for value in values if value is not None]
+    return torch.cat(present) if len(present) == len(values) else None
 
 
-def _gaussian(means: Tensor, noise_scale: Tensor) -> Prediction:  # (samples, *)
-    of_weights, of_data = means.var(0, correction=0), noise_scale.square()
-    expected = (0.5 * (2 * math.pi * math.e * of_data).log()).expand_as(of_weights)
-    information = 0.5 * torch.where(of_weights > 0, of_weights / of_data, 0).log1p()
-    total = 0.5 * (2 * math.pi * math.e * (of_weights + of_data)).log()
-    return Prediction(means.mean(0), of_weights + of_data, total, expected, information)
+def _total(x: Any, num_samples: int) -> int | None:
+    if not isinstance(x, DataLoader):
+        return num_samples
+    try:
+        return num_samples * len(x)
+    except TypeError:  # an iterable data set does not know its length
+        return None

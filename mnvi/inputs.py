@@ -1,0 +1,92 @@
+"""What a model takes and what a batch of a DataLoader holds, in one form."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .likelihoods.base import described
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One call of a model, and the targets that came along.
+
+    Attributes:
+        positional, named: the arguments of the model's ``forward``.
+        target: ``None`` where none came.
+    """
+
+    positional: tuple[Any, ...] = ()
+    named: dict[str, Any] = field(default_factory=dict)
+    target: Tensor | None = None
+
+    @classmethod
+    def of(cls, x: Any, target: Any = None) -> "Inputs":
+        """A tuple (or, in a batch, a list) is the arguments, a mapping named arguments, all else the one argument."""
+        target = target if isinstance(target, Tensor) else None
+        if type(x) in (tuple, list):  # a named tuple is one object, such as a PackedSequence
+            return cls(tuple(x), {}, target)
+        return cls((), dict(x), target) if isinstance(x, Mapping) else cls((x,), {}, target)
+
+    @classmethod
+    def of_batch(cls, batch: Any) -> "Inputs":
+        """``x``, ``[x]``, ``[x, target]``, or a mapping whose ``"labels"``, where there are any, are the targets."""
+        if isinstance(batch, Mapping):
+            return cls.of({k: v for k, v in batch.items() if k != "labels"}, batch.get("labels"))
+        if not isinstance(batch, (tuple, list)):
+            return cls.of(batch)
+        if len(batch) not in (1, 2):
+            raise ValueError(
+                f"a batch must be x, (x, target) or a dict, got {described(batch)}; "
+                "several inputs are ((x1, x2), target) or a dict"
+            )
+        return cls.of(*batch)
+
+    def call(self, model: nn.Module) -> Any:
+        """The model's output."""
+        return model(*self.positional, **self.named)
+
+    def to(self, device: torch.device) -> "Inputs":
+        """The same with every tensor on ``device``."""
+        return Inputs(*(_to(part, device) for part in (self.positional, self.named, self.target)))
+
+    def device(self) -> torch.device:
+        """Where the first tensor lies."""
+        return next(_tensors((self.positional, self.named)), torch.empty(0)).device
+
+
+def batches(x: Any) -> Iterator[Inputs]:
+    """The calls that ``x`` stands for: one, or one for every batch of a DataLoader.
+
+    Raises:
+        TypeError: ``x`` is no tensor, tuple, dict or DataLoader.
+    """
+    if isinstance(x, DataLoader):
+        return (Inputs.of_batch(batch) for batch in x)
+    if not isinstance(x, (Tensor, tuple, Mapping)):
+        advice = "wrap what the model takes in a tuple"
+        raise TypeError(f"x must be a tensor, a tuple, a dict or a DataLoader, got {described(x)}; {advice}")
+    return iter([Inputs.of(x)])
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if hasattr(value, "to"):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _to(each, device) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        moved = [_to(each, device) for each in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
+    return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, tuple, list)):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(each)

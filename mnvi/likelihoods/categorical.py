@@ -1,0 +1,84 @@
+"""Classes."""
+
+import torch
+from torch import Tensor
+
+from .base import Draws, Likelihood, Summary, all_of, first
+
+
+class Categorical(Likelihood):
+    """p(y = c | output) = softmax(output)_c, with the classes in dimension ``dim`` of the model's output.
+
+    The target is the output without that dimension, class indices of an integer type. An example is one entry of the
+    first dimension, so the mean NLL is ``F.cross_entropy(output, target, reduction="sum") / len(target)``: for one
+    label an example what F.cross_entropy gives, for images or sequences the sum over their pixels or tokens, as a KL
+    divided by the number of images or sequences needs it.
+
+    Args:
+        dim: the class dimension; 1 for images (N, C, H, W), as F.cross_entropy has it. The default −1 is for
+            (N, C) and (N, T, C), and refuses outputs of more dimensions.
+        ignore_index: entries with this target count as not observed: they add nothing to any log-likelihood.
+
+    Example:
+        >>> likelihood = mnvi.likelihoods.Categorical()
+        >>> loss, nll, kl = elbo(likelihood(model(x), y), model)
+    """
+
+    discrete = True
+
+    def __init__(self, dim: int = -1, *, ignore_index: int = -100) -> None:
+        super().__init__()
+        for name, value in (("dim", dim), ("ignore_index", ignore_index)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an int, got {value!r}")
+        if dim == 0:
+            raise ValueError("dim must not be 0, the dimension of the examples")
+        self.dim, self.ignore_index = dim, ignore_index
+
+    def read(self, output) -> Tensor:
+        logits = self.tensor(output)
+        shape, dims = tuple(logits.shape), logits.dim()
+        if dims < 2:
+            raise ValueError(f"Categorical takes logits (N, classes), got {shape}; for one logit use Bernoulli()")
+        if self.dim == -1 and dims > 3:
+            raise ValueError(f"where are the classes in outputs of shape {shape}? For images use Categorical(dim=1)")
+        if not -dims < self.dim < dims:
+            raise ValueError(f"Categorical(dim={self.dim}) has no class dimension in outputs of shape {shape}")
+        if logits.shape[self.dim] < 2:
+            raise ValueError(f"one class only in dimension {self.dim} of {shape}; for one logit use Bernoulli()")
+        return logits
+
+    def target_shape(self, draws: Draws) -> torch.Size:
+        return self._classes_last(first(draws)).shape[1:-1]
+
+    def check_values(self, draws: Draws, target: Tensor) -> None:
+        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+            raise TypeError(f"Categorical takes class indices of an integer type as target, got {target.dtype}")
+        classes, index = self._classes_last(first(draws)).shape[-1], target.long()
+        if not all_of(((index >= 0) & (index < classes)) | (index == self.ignore_index)):
+            raise ValueError(f"target must hold classes from 0 to {classes - 1}, got {target.min()} to {target.max()}")
+
+    def log_density(self, draws: Draws, target: Tensor) -> Tensor:
+        log_probs = self._classes_last(first(draws)).log_softmax(-1)
+        unseen = target.long() == self.ignore_index
+        index = target.long().masked_fill(unseen, 0).expand(log_probs.shape[:-1])
+        return log_probs.gather(-1, index[..., None])[..., 0].masked_fill(unseen, 0.0)
+
+    def summary(self, draws: Draws) -> Summary:
+        probs = self._classes_last(first(draws)).softmax(-1)
+        mean = probs.mean(0)
+        total = torch.special.entr(mean).sum(-1)
+        expected = torch.special.entr(probs).sum(-1).mean(0)
+        variance = probs.var(0, correction=0)
+        mean, variance = (moment.movedim(-1, self.dim) for moment in (mean, variance))
+        return mean, variance, total, expected, (total - expected).clamp_min(0)
+
+    def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
+        probs = self._classes_last(first(draws)).softmax(-1)
+        return torch.multinomial(probs.flatten(0, -2), 1, generator=generator).view(probs.shape[:-1])
+
+    def _classes_last(self, draws: Tensor) -> Tensor:
+        return draws.movedim(self.dim + 1 if self.dim > 0 else self.dim, -1)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}"

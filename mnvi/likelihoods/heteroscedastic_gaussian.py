@@ -1,0 +1,67 @@
+"""Real numbers with normal noise whose scale the model returns too."""
+
+import torch
+from torch import Tensor
+
+from .base import Draws, Likelihood, Summary, described
+from .gaussian import normal_log_density, normal_observe, normal_summary
+from .location_scale import check_real
+
+
+class HeteroscedasticGaussian(Likelihood):
+    """y ~ N(mean, exp(log-scale)²), both from the model.
+
+    The model returns them side by side in its last dimension, (N, …, 2k) with k means and then k log-scales, or as a
+    pair of tensors. The target has the shape of the means.
+
+    Args:
+        log_variance: whether the second part is the logarithm of the variance, twice that of the scale.
+
+    Example:
+        >>> likelihood = mnvi.likelihoods.HeteroscedasticGaussian()
+        >>> model = mnvi.Sequential(mnvi.MNLinear(4, 50), nn.ReLU(), mnvi.MNLinear(50, 2))  # one target, y of (N, 1)
+        >>> loss, nll, kl = elbo(likelihood(model(x), y), model)
+    """
+
+    def __init__(self, *, log_variance: bool = False) -> None:
+        super().__init__()
+        if not isinstance(log_variance, bool):
+            raise TypeError(f"log_variance must be True or False, got {log_variance!r}")
+        self.log_variance = log_variance
+
+    def read(self, output) -> tuple[Tensor, Tensor]:
+        if isinstance(output, (tuple, list)):
+            if len(output) != 2:
+                raise ValueError(f"HeteroscedasticGaussian takes a pair (mean, log-scale), got {described(output)}")
+            mean, log_scale = (self.tensor(part) for part in output)
+        else:
+            both = self.tensor(output)
+            if both.dim() < 2 or both.shape[-1] % 2 or not both.shape[-1]:
+                raise ValueError(
+                    "HeteroscedasticGaussian takes k means and k log-scales side by side in the last dimension, "
+                    f"(N, …, 2k), or a pair of tensors; got {described(output)}"
+                )
+            mean, log_scale = both.chunk(2, -1)
+        if mean.shape != log_scale.shape:
+            raise ValueError(f"means and log-scales must have one shape, got {described((mean, log_scale))}")
+        return mean, log_scale
+
+    def check_values(self, draws: Draws, target: Tensor) -> None:
+        check_real(target)
+
+    def log_density(self, draws: Draws, target: Tensor) -> Tensor:
+        mean, log_scale = self._parts(draws)
+        return normal_log_density(target - mean, log_scale)
+
+    def summary(self, draws: Draws) -> Summary:
+        return normal_summary(*self._parts(draws))
+
+    def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
+        return normal_observe(*self._parts(draws), generator)
+
+    def _parts(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        mean, log_scale = draws
+        return mean, 0.5 * log_scale if self.log_variance else log_scale
+
+    def extra_repr(self) -> str:
+        return "log_variance=True" if self.log_variance else ""

@@ -1,0 +1,303 @@
+"""The objective as a module: its step and its likelihood are state, and steps are those of the optimiser."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import assert_close
+from torch import nn
+
+import mnvi
+from mnvi import ELBO, KLWarmup, MNLinear
+from mnvi.likelihoods import Categorical, Gaussian
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def mlp():
+    return mnvi.Sequential(MNLinear(4, 6), nn.Tanh(), MNLinear(6, 3))
+
+
+NLL = torch.tensor(0.5, dtype=torch.float64)
+X = torch.randn(7, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+Y = torch.randint(3, (7,), generator=torch.Generator().manual_seed(4))
+
+
+def weights(elbo, model, count, nll=NLL):
+    """The weights of the KL in the next losses."""
+    found = []
+    for _ in range(count):
+        loss, nll, kl = elbo(nll, model)
+        found.append(((loss - nll) * elbo.num_data / kl).item())
+    return found
+
+
+class Lit(nn.Module):
+    """As a LightningModule: model and objective in one module, of which everything is saved."""
+
+    def __init__(self, steps=8):
+        super().__init__()
+        self.model, self.elbo = mlp(), ELBO(10, KLWarmup(steps), Gaussian())
+
+
+def test_the_step_is_saved_and_resumed_with_the_module_it_is_part_of():
+    first, second = Lit(), Lit()
+    weights(first.elbo, first.model, 3)
+    assert first.state_dict()["elbo.step"] == 3
+    assert "elbo.likelihood.log_scale" in first.state_dict()
+    result = second.load_state_dict(first.state_dict())
+    assert not result.missing_keys
+    assert weights(second.elbo, second.model, 2) == pytest.approx([0.5, 0.625])
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_loading_goes_on_at_the_saved_step_also_in_the_middle_of_a_training(assign):
+    elbo, model = ELBO(10, KLWarmup(8)), mlp()
+    state = {"step": torch.tensor(5)}
+    weights(elbo, model, 2)
+    elbo.load_state_dict(copy.deepcopy(state), assign=assign)
+    assert weights(elbo, model, 1) == pytest.approx([0.75])
+    assert elbo.step == 6
+
+
+def test_a_state_of_an_int_loads_as_before():
+    elbo = ELBO(10, KLWarmup(8))
+    state = {"step": 3}
+    elbo.load_state_dict(state)
+    assert state == {"step": 3}
+    assert weights(elbo, mlp(), 1) == pytest.approx([0.5])
+
+
+def test_a_step_that_is_written_in_place_is_followed():
+    """As torch.distributed.checkpoint loads: into the tensors of the state."""
+    elbo, model = ELBO(10, KLWarmup(8)), mlp()
+    weights(elbo, model, 1)
+    elbo.state_dict()["step"].fill_(6)
+    assert weights(elbo, model, 1) == pytest.approx([0.875])
+
+
+def test_a_step_that_is_replaced_is_followed():
+    elbo, model = ELBO(10, KLWarmup(8)), mlp()
+    elbo.load_state_dict({"step": torch.tensor(2)}, assign=True)
+    elbo.step = torch.tensor(6)
+    assert weights(elbo, model, 1) == pytest.approx([0.875])
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)), lambda e: e.half(), lambda e: e.to("cpu").double()],
+)
+def test_copies_and_conversions_go_on_where_they_were(twin):
+    elbo, model = ELBO(10, KLWarmup(8), accumulate=2), mlp()
+    weights(elbo, model, 5)
+    other = twin(elbo)
+    assert other.step.dtype == torch.long
+    assert weights(other, model, 2) == pytest.approx([0.375, 0.5])
+
+
+def test_an_objective_without_memory_begins_anew():
+    elbo = ELBO(10, KLWarmup(4)).to("meta").to_empty(device="cpu")
+    elbo.reset_parameters()
+    assert weights(elbo, mlp(), 2) == pytest.approx([0.25, 0.5])
+
+
+def test_schedules_get_an_int():
+    kinds = []
+    elbo = ELBO(10, lambda step: kinds.append(type(step)) or 1.0, accumulate=2)
+    weights(elbo, mlp(), 4)
+    assert kinds == [int] * 4
+
+
+def test_with_accumulation_the_warm_up_counts_steps_of_the_optimiser():
+    elbo, model = ELBO(10, KLWarmup(4), accumulate=3), mlp()
+    assert weights(elbo, model, 13) == pytest.approx([0.25] * 3 + [0.5] * 3 + [0.75] * 3 + [1.0] * 4)
+    assert elbo.step == 4
+    assert set(elbo.state_dict()) == {"step"}
+
+
+def test_losses_in_evaluation_are_no_part_of_an_accumulation():
+    elbo, model = ELBO(10, KLWarmup(4), accumulate=2), mlp()
+    weights(elbo, model, 1)
+    weights(elbo, model.eval(), 5)
+    assert weights(elbo, model.train(), 2) == pytest.approx([0.25, 0.5])
+
+
+def test_a_resumed_accumulation_begins_with_its_first_loss():
+    """Gradients are not saved, so what was accumulated before is lost."""
+    elbo, model = ELBO(10, KLWarmup(4), accumulate=3), mlp()
+    weights(elbo, model, 5)
+    elbo.load_state_dict(elbo.state_dict())
+    assert weights(elbo, model, 4) == pytest.approx([0.5, 0.5, 0.5, 0.75])
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    model, elbo = mlp().train(), ELBO(8, KLWarmup(4), Categorical(), accumulate=2)
+    x, y = torch.randn(8, 4), torch.randint(3, (8,))
+    with mnvi.frozen_sample(model):
+        expected = torch.autograd.grad(ELBO(8, KLWarmup(4))(F.cross_entropy(model(x), y), model)[0], model.parameters())
+        for part in (slice(0, 4), slice(4, 8)):
+            (elbo(model(x[part]), y[part], model)[0] / 2).backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        assert_close(parameter.grad, gradient)
+
+
+def test_both_ways_to_call_are_one():
+    model, likelihood = mlp().eval(), Categorical()
+    inside, outside = ELBO(10, likelihood=likelihood), ELBO(10)
+    expected = outside(F.cross_entropy(model(X), Y), model)
+    calls = (
+        outside(likelihood(model(X), Y), model),
+        outside(nll=likelihood(model(X), Y), model=model),
+        inside(likelihood(model(X), Y), model),
+        inside(model(X), Y, model),
+        inside(model(X), target=Y, model=model),
+    )
+    for result in calls:
+        for a, b in zip(result, expected, strict=True):
+            assert_close(a, b)
+
+
+def test_a_learnt_scale_is_a_parameter_of_the_objective_and_trains():
+    model = mnvi.Sequential(MNLinear(4, 1))
+    elbo = ELBO(200, likelihood=Gaussian())
+    assert [name for name, _ in elbo.named_parameters()] == ["likelihood.log_scale"]
+    x = torch.randn(200, 4)
+    y = x @ torch.ones(4, 1) + 0.1 * torch.randn(200, 1)
+    optimiser = torch.optim.Adam([*mnvi.parameter_groups(model, lr=0.03), {"params": elbo.parameters(), "lr": 0.03}])
+    for _ in range(300):
+        optimiser.zero_grad()
+        elbo(model(x), y, model)[0].backward()
+        optimiser.step()
+    assert 0.07 < elbo.likelihood.scale.item() < 0.15
+
+
+WRONG = {
+    "no model": (lambda e: e(NLL), TypeError, "give the model"),
+    "target without a likelihood": (lambda e: e(X, Y, mlp()), TypeError, "likelihood="),
+    "target, but no model": (lambda e: e(X, Y), TypeError, "give the model"),
+    "no tensor": (lambda e: e(0.5, mlp()), TypeError, "nll must be a tensor"),
+    "no scalar": (lambda e: e(X, mlp()), ValueError, r"scalar.*\(7, 4\)"),
+}
+
+
+@pytest.mark.parametrize("name", list(WRONG))
+def test_calls_that_do_not_fit_are_refused(name):
+    call, error, message = WRONG[name]
+    elbo = ELBO(10)
+    with pytest.raises(error, match=message):
+        call(elbo)
+    assert elbo.step == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"likelihood": "gaussian"}, TypeError, "likelihood"),
+        ({"likelihood": Gaussian}, TypeError, "likelihood"),
+        ({"accumulate": 0}, ValueError, "accumulate"),
+        ({"accumulate": 2.0}, TypeError, "accumulate"),
+    ],
+    ids=str,
+)
+def test_arguments_that_do_not_fit_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        ELBO(10, **options)
+
+
+def test_a_schedule_that_leaves_the_numbers_is_refused():
+    elbo = ELBO(10, lambda step: -1.0 if step == 1 else 1.0)
+    elbo(NLL, mlp())
+    with pytest.raises(ValueError, match=r"-1\.0 at step 1"):
+        elbo(NLL, mlp())
+
+
+# torch's own: tracing an autograd Function instantiates it.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("kl_weight", [0.5, KLWarmup(6)])
+def test_a_compiled_step_is_one_graph_for_all_steps(kl_weight, accumulate):
+    torch.compiler.reset()
+    model, likelihood = mlp().eval(), Categorical()
+    model.training = True  # counts steps; the layers do not draw
+    elbos = [ELBO(10, kl_weight, likelihood, accumulate=accumulate) for _ in range(2)]
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(lambda x, y: elbos[0](model(x), y, model), fullgraph=True, backend=backend)
+    for _ in range(12):
+        for actual, expected in zip(compiled(X, Y), elbos[1](model(X), Y, model), strict=True):
+            assert_close(actual.detach(), expected.detach())
+    assert len(graphs) == 1
+    assert elbos[0].step == elbos[1].step == 12 // accumulate
+    for actual, expected in zip(elbos[0](model(X), Y, model), elbos[1](model(X), Y, model), strict=True):
+        assert_close(actual, expected)  # and goes on without the compiler
+    torch.compiler.reset()
+
+
+def test_a_loss_inside_torch_func_counts_as_any_other():
+    model, elbo = mlp().eval(), ELBO(10, KLWarmup(4))
+    model.training = True
+
+    def loss(parameters):
+        return elbo(F.cross_entropy(torch.func.functional_call(model, parameters, (X,)), Y), model)[0]
+
+    parameters = dict(model.named_parameters())
+    gradients = [torch.func.grad(loss)(parameters) for _ in range(2)]
+    assert elbo.step == 2
+    assert_close(gradients[1]["0.bias"], gradients[0]["0.bias"])  # the KL here is that of the model, a constant
+    assert weights(elbo, model, 1) == pytest.approx([0.75])
+
+
+# What is not finite ---------------------------------------------------------------------------------------------------
+
+
+def message(elbo, nll, model):
+    with pytest.raises(ValueError, match="not finite") as raised:
+        elbo(nll, model)
+    return str(raised.value)
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    model = mlp()
+    with torch.no_grad():
+        model[2].weight[0, 0] = float("nan")
+    text = message(ELBO(10), NLL, model)
+    assert "the KL of 2 (weight is not finite)" in text
+    assert "0" not in text.split("because of")[1].split("(")[0]
+    assert "likelihood" not in text
+
+
+def test_both_causes_are_named():
+    model = mlp()
+    with torch.no_grad():
+        model[0].posterior.row.log_diagonal.fill_(float("inf"))
+    text = message(ELBO(10), torch.tensor(float("nan")), model)
+    assert "the KL of 0 (posterior.row.log_diagonal is not finite)" in text
+    assert "likelihood (nan)" in text
+    assert "smaller learning rate" in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_is_named(dtype):
+    model = mlp().to(dtype)
+    with torch.no_grad():
+        model[0].weight.fill_(float("inf"))
+    text = message(ELBO(10), torch.tensor(1.0, dtype=dtype), model)
+    assert f"its parameters are {dtype}" in text
+    assert "keep parameters in float32 and use torch.autocast" in text
+    text = message(ELBO(10), torch.tensor(float("inf"), dtype=dtype), nn.Linear(2, 2))
+    assert f"likelihood (inf in {dtype})" in text
+    assert "torch.autocast" in text
+
+
+def test_an_overflowing_sum_is_named():
+    model = mlp()
+    with torch.no_grad():
+        model[0].weight.fill_(1e153)
+    text = message(ELBO(1, kl_weight=1e300), NLL, model)
+    assert "the sum of the negative log-likelihood and the KL in torch.float64" in text
