@@ -1,7 +1,6 @@
 """Conversion of whole networks, and what optimisers, schedules, replicas and checkpointing do with the result."""
 
 import copy
-import gc
 import pickle
 import warnings
 
@@ -142,3 +141,370 @@ def test_replicas_of_orthogonal_recurrent_layers_run(nonlinearity):
     assert all(p.grad is not None for p in model.parameters())
     with pytest.raises(TypeError, match="complex"):
         replica(model)(x.to(torch.complex128))
+
+
+# One parameter in two places ------------------------------------------------------------------------------------------
+
+
+class LanguageModel(nn.Module):
+    """An embedding whose weight is that of the output layer too."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.hidden, self.head = nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.hidden(self.embedding(tokens))))
+
+
+def two_linears():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 3))
+    model[2].weight = model[0].weight
+    return model
+
+
+def aliased():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    model.register_parameter("alias", model[0].weight)
+    return model
+
+
+TIED = {
+    "embedding": (LanguageModel, {"skip": "embedding"}, r"'embedding.weight' and 'head.weight'.*skip"),
+    "linears": (two_linears, {}, r"'0.weight' and '2.weight'"),
+    "one of two linears": (two_linears, {"skip": "0"}, r"'0.weight' and '2.weight'"),
+    "the other of two linears": (two_linears, {"only": ["0", "3"]}, r"'0.weight' and '2.weight'"),
+    "alias": (aliased, {}, r"'alias' and '0.weight'"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:no posterior for")
+@cases("row", TIED)
+def test_a_weight_that_stands_in_two_places_is_refused_and_nothing_changes(row):
+    build, options, message = row
+    model = build()
+    kinds, state = [type(module) for module in model.modules()], list(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        to_bayesian(model, **options)
+    assert [type(module) for module in model.modules()] == kinds
+    assert list(model.state_dict()) == state
+    assert not model._forward_hooks
+
+
+def test_skipping_every_place_of_a_tied_weight_converts_the_rest():
+    model = to_bayesian(LanguageModel(), skip=["embedding", "head"])
+    assert [name for name, module in model.named_modules() if isinstance(module, BayesianLayer)] == ["hidden"]
+    assert model.head.weight is model.embedding.weight
+    model = to_bayesian(two_linears(), skip=["0", "2"])
+    assert [isinstance(module, BayesianLayer) for module in model] == [False, False, False, True]
+
+
+def test_a_bias_may_be_shared():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].bias = model[0].bias
+    assert to_bayesian(model)[1].bias is model[0].bias
+
+
+def test_pruning_refuses_a_weight_that_was_tied_later():
+    model = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "head": MNLinear(4, 5), "other": MNLinear(4, 4)})
+    model["embedding"].weight = model["head"].weight
+    before = model["head"].weight.detach().clone()
+    with pytest.raises(ValueError, match=r"'embedding.weight' and 'head.weight'"):
+        mnvi.sparsity.prune(model, fraction=0.9)
+    assert torch.equal(model["embedding"].weight, before)
+    mnvi.sparsity.prune(model, fraction=0.5, skip=["head"])
+    assert torch.equal(model["embedding"].weight, before)
+    assert (model["other"].weight == 0).sum() == 8
+
+
+def test_the_kl_counts_no_mean_twice():
+    model = mnvi.Sequential(MNLinear(4, 4), MNLinear(4, 4))
+    model[1].weight = model[0].weight
+    with pytest.raises(ValueError, match="'0' and '1' have one parameter as their mean"):
+        model.kl()
+
+
+# What stays deterministic ---------------------------------------------------------------------------------------------
+
+
+class Positions(nn.Module):
+    """A module of one's own with a matrix and a vector."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.scale = nn.Parameter(torch.zeros(5, 4)), nn.Parameter(torch.ones(4))
+
+
+def assorted():
+    return nn.ModuleDict(
+        {
+            "fc": nn.Linear(4, 4),
+            "embedding": nn.Embedding(5, 4),
+            "rnn": nn.LSTM(4, 4),
+            "attention": nn.MultiheadAttention(4, 2),
+            "bilinear": nn.Bilinear(2, 2, 3),
+            "positions": Positions(),
+            "norm": nn.ModuleList([nn.LayerNorm((2, 4)), nn.BatchNorm1d(4), nn.GroupNorm(2, 4)]),
+            "normed": nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+            "lazy": nn.LazyLinear(3),
+            "prelu": nn.PReLU(4),
+        }
+    )
+
+
+LEFT = {
+    "embedding": "Embedding",
+    "rnn": "LSTM",
+    "attention": "MultiheadAttention",
+    "attention.out_proj": "NonDynamicallyQuantizableLinear",
+    "bilinear": "Bilinear",
+    "positions": "Positions",
+    "normed": "ParametrizedLinear",
+    "lazy": "LazyLinear",
+}
+
+
+def test_what_stays_deterministic_is_named_in_one_warning_and_in_the_report():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = to_bayesian(assorted())
+    expected = [f"{name} ({kind})" for name, kind in LEFT.items()]
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert str(caught[0].message).startswith(f"no posterior for {', '.join(expected)}:")
+    del model["lazy"], model["normed"]
+    report = mnvi.sparsity.report(model)
+    assert list(report.deterministic) == expected[:-2]
+    assert report.to_dict()["deterministic"] == expected[:-2]
+    assert str(report).splitlines()[-1] == f"deterministic: {', '.join(expected[:-2])}"
+
+
+def test_what_skip_names_and_only_leaves_out_is_meant():
+    to_bayesian(assorted(), skip=[name for name in LEFT if "." not in name])
+    to_bayesian(assorted(), only=["fc"])
+    with pytest.warns(UserWarning, match=r"no posterior for 1.1 \(Embedding\):"):
+        to_bayesian(nn.Sequential(nn.Embedding(3, 4), nn.Sequential(nn.Linear(4, 4), nn.Embedding(3, 4))), only="1")
+
+
+def test_a_warning_that_is_an_error_leaves_the_model_as_it_was():
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4))
+    with pytest.raises(UserWarning, match="Embedding"):
+        to_bayesian(model)
+    assert type(model[1]) is nn.Linear
+    assert not model._forward_hooks
+
+
+def test_the_report_of_a_plain_model_names_nothing():
+    assert mnvi.sparsity.report(nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4))).deterministic == ()
+
+
+# Hugging Face's Conv1D ------------------------------------------------------------------------------------------------
+
+
+class Conv1D(nn.Module):
+    """As in ``transformers.pytorch_utils``: y = x W + b, W of shape (nx, nf)."""
+
+    def __init__(self, nf, nx):
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(0.02 * torch.randn(nx, nf)), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x.view(-1, self.nx), self.weight).view(*x.shape[:-1], self.nf)
+
+
+Conv1D.__module__ = "transformers.pytorch_utils"
+
+
+@cases("family", SOME_FAMILIES)
+def test_conv1d_of_transformers_converts_there_and_back(family):
+    plain = Conv1D(6, 4)
+    x = torch.randn(2, 3, 4)
+    expected, weight = plain(x), plain.weight
+    model = to_bayesian(nn.Sequential(plain), posterior=family).eval()
+    assert model[0] is plain
+    assert model[0].weight is weight
+    assert_close(model(x), expected.detach())
+    assert_close(model[0].distribution().mean, weight.detach())
+    assert len(mnvi.sparsity.report(model).layers) == 1
+    with sampling(model):
+        assert not torch.equal(model(x), model(x))
+    twin = copy.deepcopy(model)
+    back = to_deterministic(model)
+    assert type(back[0]) is Conv1D
+    assert set(vars(back[0])) == set(vars(Conv1D(6, 4)))
+    assert torch.equal(back(x), expected)
+    assert torch.equal(twin(x), model(x))
+
+
+def test_a_class_of_another_library_is_no_conv1d_of_transformers():
+    class Own(Conv1D):
+        pass
+
+    Own.__name__, Own.__module__ = "Conv1D", "elsewhere.layers"
+    with pytest.raises(ValueError, match="nothing to convert"):
+        to_bayesian(nn.Sequential(Own(3, 2)))
+
+
+@pytest.mark.parametrize("estimator", ["local", "weight"])
+@cases("family", SOME_FAMILIES)
+def test_conv1d_draws_have_the_moments_of_its_posterior(family, estimator):
+    """Outputs of one input: mean x M, covariance (I ⊗ x)ᵀ Cov (I ⊗ x) from the dense covariance (z-scores)."""
+    layer = randomise(to_bayesian(Conv1D(3, 4), posterior=family, estimator=estimator))
+    x = torch.randn(4)
+    maps = torch.kron(x, torch.eye(3))  # vec(W) row-major -> x W
+    count = 4000
+    with torch.no_grad():
+        expected = maps @ dense_covariance(layer.posterior) @ maps.mT
+        rows = layer(x.expand(count, 4)) if estimator == "local" else torch.stack([layer(x) for _ in range(count)])
+        error = rows - (x @ layer.weight + layer.bias)
+        z = error.mean(0) / (expected.diagonal() / count).sqrt()
+        second = error.mT @ error / count
+        spread = (torch.outer(expected.diagonal(), expected.diagonal()) + expected.square()) / count
+    assert z.abs().max() < 5
+    if estimator == "weight" or not hasattr(layer.posterior, "matrix_normal"):
+        assert ((second - expected) / spread.sqrt()).abs().max() < 5
+    assert rows.var(0).allclose(expected.diagonal(), rtol=0.2)
+
+
+def test_rows_of_a_conv1d_are_its_outputs():
+    layer = to_bayesian(Conv1D(3, 4))
+    with torch.no_grad():
+        layer.weight[:, 1] = 0.0
+        layer.weight[2] = 0.0
+    for counted in (mnvi.sparsity.report(layer), mnvi.sparsity.report(to_deterministic(layer))):
+        assert (counted.total.rows_left, counted.total.columns_left) == (2, 3)
+    mnvi.sparsity.prune(layer, fraction=0.34, groups="rows")
+    assert layer.weight_mask.shape == (4, 3)
+    assert (layer.weight_mask == 0).all(0).tolist() == [False, True, False]
+
+
+def test_a_conv1d_can_be_initialised_anew():
+    layer = to_bayesian(Conv1D(60, 40))
+    with torch.no_grad():
+        layer.weight.fill_(7.0)
+    layer.reset_parameters()
+    assert 0.015 < layer.weight.std() < 0.025
+    assert not layer.bias.any()
+    assert_close(layer.distribution().variance.sqrt(), torch.full((40, 60), 0.002))
+    with pytest.raises(ValueError, match=r"\(\*, 40\), got \(2, 60\)"):
+        layer(torch.randn(2, 60))
+
+
+# Weights that are read past the forward of their layer ----------------------------------------------------------------
+
+
+class FusedAttention(nn.Module):
+    """As torchvision's Swin: the weights of two layers go to a function, a third is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj, self.gate = nn.Linear(4, 12), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        q, k, v = F.linear(x, self.qkv.weight, self.qkv.bias).chunk(3, -1)
+        mixed = F.scaled_dot_product_attention(q, k, v) * self.gate(x).sigmoid()
+        return F.linear(mixed, self.proj.weight, self.proj.bias)
+
+
+class OnlyProjection(FusedAttention):
+    def forward(self, x):
+        return self.qkv(x)[..., :4] @ self.proj.weight.T + self.gate(x)
+
+
+class InDictionary(FusedAttention):
+    def forward(self, x):
+        return {"loss": super().forward(x).sum(), "none": None, "pair": (x,)}
+
+
+PAST = {
+    "fused": (FusedAttention, ["qkv", "proj"]),
+    "projection": (OnlyProjection, ["proj"]),
+    "dictionary": (InDictionary, ["qkv", "proj"]),
+}
+
+
+@cases("row", PAST)
+def test_a_weight_read_past_its_layer_is_refused_by_name_in_the_first_training_pass(row):
+    build, names = row
+    model = to_bayesian(nn.Sequential(build()))
+    x = torch.randn(2, 5, 4)
+    model.eval()(x)  # nothing to see in eval mode
+    model.train()
+    with torch.no_grad():
+        model(x)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"weight of {', '.join(f'.0.{name}.' for name in names)}, but"):
+            model(x)
+    rest = to_bayesian(nn.Sequential(build()), skip=[f"0.{name}" for name in names])
+    rest(x)
+    assert not rest._forward_hooks
+
+
+class Reading(nn.Module):
+    """Reads a weight that it also draws, sums all parameters, and leaves a layer out of some passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused, self.expert = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x, expert=False):
+        if self.used.weight.dtype != x.dtype:
+            x = x.to(self.used.weight.dtype)
+        y = F.linear(self.used(x), self.used.weight.mT)
+        penalty = sum(p.square().sum() for p in self.parameters())
+        return (self.expert(y) if expert else y).sum() + penalty
+
+
+@pytest.mark.parametrize("expert", [False, True])
+def test_layers_that_draw_or_take_no_part_are_not_refused(expert):
+    model = to_bayesian(Reading())
+    assert model._forward_hooks
+    model(X, expert)
+    assert not model._forward_hooks
+    frozen = to_bayesian(FusedAttention())
+    for layer in (frozen.qkv, frozen.proj):
+        layer.eval()
+    frozen(torch.randn(2, 5, 4))
+    assert not frozen._forward_hooks
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_layers_that_draw_are_not_refused(reentrant):
+    model = to_bayesian(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)))
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+
+        def forward(self, x):
+            return checkpoint(self.body, x, use_reentrant=reentrant)
+
+    model = to_bayesian(Checkpointed())
+    model(X.clone().requires_grad_()).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_converted_model_compiles_copies_and_pickles_before_its_first_pass():
+    model = to_bayesian(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)))
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        twin(X)
+        assert not twin._forward_hooks
+    assert not to_deterministic(model)._forward_hooks
+    assert not mnvi.sparsity.compact(model)._forward_hooks
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert compiled(X).shape == (7, 3)
+    assert torch.equal(torch.export.export(model.eval(), (X,)).module()(X), model(X))
+    model.train()(X)
+    assert not model._forward_hooks
+
+
+def test_the_output_layer_of_an_attention_is_never_converted():
+    attention = nn.MultiheadAttention(4, 2)
+    attention.out_proj = nn.Linear(4, 4)  # read by a function whatever its class is
+    with pytest.warns(UserWarning, match=r"0.out_proj \(Linear\)"):
+        model = to_bayesian(nn.Sequential(attention, nn.Linear(4, 4)))
+    assert type(attention.out_proj) is nn.Linear
+    assert isinstance(model[1], MNLinear)

@@ -8,6 +8,7 @@ from .. import posteriors, priors
 from ..checks import instance, one_of, positive_int
 from ..posteriors.base import Noise
 from ..precision import full_precision
+from .checkpointing import checkpoint_depth
 
 INITIAL_RATIO = 0.1  # posterior standard deviation / standard deviation of the weights, at the start
 
@@ -36,8 +37,15 @@ class BayesianLayer(nn.Module):
         self.estimator = estimator or self.default_estimator
         self._sampling = False
         self._frozen: Noise | None = None
+        self._checkpoints = 0  # how deep in checkpointed functions the context that is entered was entered
         self.register_buffer("weight_mask", None)
         self.prior, self.posterior = prior, posterior
+
+    def _make_plain(self, kind: type[nn.Module]) -> None:
+        """Make a layer of ``kind`` of this one: take off what :meth:`_make_bayesian` attached."""
+        del self.posterior, self.prior, self.weight_mask
+        del self.estimator, self._sampling, self._frozen, self._checkpoints
+        self.__class__ = kind  # type: ignore[assignment]
 
     def reset_parameters(self) -> None:
         """Torch's initial weight and bias, the posterior's initial scale, and no pruning."""
@@ -74,6 +82,8 @@ class BayesianLayer(nn.Module):
     def forward(self, input: Tensor, *args) -> Tensor:
         """The torch layer's output for a drawn weight (or the mean): same shapes as the torch layer."""
         self._check_input(input)
+        if not torch.compiler.is_compiling() and (self._frozen is not None or (self._sampling and not self.training)):
+            self._check_recomputation()
         if not self.samples:
             return self._transform(input, self.mean_weight(), self.bias, *args)
         # A pruned layer's deviation has no factors any more, and a frozen draw must be one weight for all inputs.
@@ -83,6 +93,14 @@ class BayesianLayer(nn.Module):
         with full_precision(self.weight):
             deviation = self._deviation(input.to(self.weight.dtype), *args)
         return output + deviation.to(output.dtype)
+
+    def _check_recomputation(self) -> None:
+        if checkpoint_depth() > self._checkpoints:
+            raise RuntimeError(
+                "activation checkpointing inside sampling() or frozen_sample() would recompute the layer in the "
+                "backward pass without that context, with another draw; enter the context inside the function, "
+                "switch checkpointing off, or gradients (torch.no_grad())"
+            )
 
     def _check_input(self, input: Tensor) -> None:
         """Raise ValueError for an input that does not fit the layer."""
@@ -107,7 +125,7 @@ class BayesianLayer(nn.Module):
 
     def __getstate__(self) -> dict:
         # A copy or a pickle made inside a context must not stay in it.
-        return {**self.__dict__, "_sampling": False, "_frozen": None}
+        return {**self.__dict__, "_sampling": False, "_frozen": None, "_checkpoints": 0}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, estimator={self.estimator!r}"
