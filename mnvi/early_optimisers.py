@@ -1,11 +1,12 @@
 """Optimisers that were made before a model became Bayesian: they step its means, and never its variances."""
 
 import gc
+import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any
 from weakref import ref
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -17,6 +18,8 @@ def watch_early_optimisers(layers: dict[Any, str]) -> None:
 
     An optimiser that was only used before the conversion takes no step after it, and says nothing.
     """
+    if not any(map(_is_held, layers)):
+        return
     means = {layer.weight for layer in layers}
     for optimiser in _optimisers():
         if not means.isdisjoint(_held(optimiser)):
@@ -57,10 +60,19 @@ def _warn(names: list[str]) -> None:
     )
 
 
-def _optimisers() -> Iterator[Optimizer]:
-    # Asked by type(), as isinstance() would run code of proxies and of lazy objects.
-    found = (thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer))
-    return (optimiser for optimiser in found if hasattr(optimiser, "param_groups"))
+def _is_held(layer: nn.Module) -> bool:
+    """Whether anything but the layer refers to its weight: a quick look before the search of all objects."""
+    alone = nn.Module()
+    alone.weight = nn.Parameter(torch.empty(0))
+    return sys.getrefcount(layer._parameters["weight"]) > sys.getrefcount(alone._parameters["weight"])
+
+
+def _optimisers() -> list[Any]:
+    # Looked up by type(), which is quick and runs no code of proxies and lazy objects, as isinstance() would.
+    kinds = {Optimizer}
+    while more := {kind for known in kinds for kind in known.__subclasses__()} - kinds:
+        kinds |= more
+    return [thing for thing in gc.get_objects() if type(thing) in kinds and hasattr(thing, "param_groups")]
 
 
 def _held(optimiser: Optimizer) -> set[nn.Parameter]:

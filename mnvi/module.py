@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import BayesianLayer
-from .layers.checkpointing import checkpoint_depth
+from .layers.checkpointing import checkpoints
 from .tying import refuse_shared_means
 
 
@@ -52,11 +52,11 @@ def draw_in_every_mode(model: nn.Module) -> None:
 def _state(model: nn.Module, attributes: Callable[[BayesianLayer], dict[str, Any]]):
     draw_in_every_mode(model)
     layers = [layer for _, layer in bayesian_layers(model)]
-    depth = 0 if torch.compiler.is_compiling() else checkpoint_depth()
+    around = 0 if torch.compiler.is_compiling() else sum(checkpoints())
     before: list[dict[str, Any]] = []
     try:
         for layer in layers:
-            new = {**attributes(layer), "_checkpoints": depth}
+            new = {**attributes(layer), "_checkpoints": around}
             before.append({name: getattr(layer, name) for name in new})
             for name, value in new.items():
                 setattr(layer, name, value)

@@ -8,7 +8,7 @@ from .. import posteriors, priors
 from ..checks import instance, one_of, positive_int
 from ..posteriors.base import Noise
 from ..precision import full_precision
-from .checkpointing import checkpoint_depth
+from .checkpointing import recomputes_more_than
 
 INITIAL_RATIO = 0.1  # posterior standard deviation / standard deviation of the weights, at the start
 
@@ -37,7 +37,7 @@ class BayesianLayer(nn.Module):
         self.estimator = estimator or self.default_estimator
         self._sampling = False
         self._frozen: Noise | None = None
-        self._checkpoints = 0  # how deep in checkpointed functions the context that is entered was entered
+        self._checkpoints = 0  # those around the sampling() or frozen_sample() that is entered
         self.register_buffer("weight_mask", None)
         self.prior, self.posterior = prior, posterior
 
@@ -95,7 +95,7 @@ class BayesianLayer(nn.Module):
         return output + deviation.to(output.dtype)
 
     def _check_recomputation(self) -> None:
-        if checkpoint_depth() > self._checkpoints:
+        if recomputes_more_than(self._checkpoints):
             raise RuntimeError(
                 "activation checkpointing inside sampling() or frozen_sample() would recompute the layer in the "
                 "backward pass without that context, with another draw; enter the context inside the function, "

@@ -6,20 +6,25 @@ import torch
 from torch import Tensor
 
 
-def checkpoint_depth() -> int:
-    """How many calls of ``torch.utils.checkpoint.checkpoint`` around this one will recompute it in the backward pass.
+def checkpoints() -> tuple[int, int]:
+    """How many calls of ``torch.utils.checkpoint.checkpoint`` are around this one: plain ones, and reentrant ones.
 
-    Torch keeps no record of them for the reentrant kind, so they are looked for among the callers. Without gradients
-    nothing is recomputed; a reentrant one turns them off itself, and recomputes if one of its inputs needs one.
+    Torch keeps no record of reentrant ones, so both are looked for among the callers. Reentrant ones count if one of
+    their inputs needs a gradient, as only then they recompute.
     """
-    depth, frame = 0, sys._getframe(1)
+    plain, reentrant, frame = 0, 0, sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
-            name = frame.f_code.co_name
-            if name == "checkpoint":
-                depth += torch.is_grad_enabled()
-            elif name == "forward":
-                inputs = frame.f_locals.get("args", ())
-                depth += any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+            if frame.f_code.co_name == "checkpoint":
+                plain += not frame.f_locals["use_reentrant"]
+            elif frame.f_code.co_name == "forward":
+                reentrant += any(isinstance(x, Tensor) and x.requires_grad for x in frame.f_locals.get("args", ()))
         frame = frame.f_back
-    return depth
+    return plain, reentrant
+
+
+def recomputes_more_than(count: int) -> bool:
+    """Whether more than ``count`` checkpoints are around this call, and it will be recomputed in the backward pass."""
+    plain, reentrant = checkpoints()
+    # Without gradients nothing is recomputed, but a reentrant one turns them off itself.
+    return plain + reentrant > count and (torch.is_grad_enabled() or reentrant > 0)
