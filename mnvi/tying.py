@@ -10,17 +10,18 @@ def refuse_tied(model: nn.Module, layers: Iterable[nn.Module], what: str) -> Non
 
     A module that occurs several times is one place.
     """
-    places: dict[nn.Parameter, list[str]] = {}
+    places: dict[nn.Parameter, dict[str, str]] = {}  # parameter -> its names, each with its module's
     for name, module in model.named_modules():
         for own, parameter in module._parameters.items():
             if parameter is not None:
-                places.setdefault(parameter, []).append(f"{name}.{own}" if name else own)
+                places.setdefault(parameter, {})[f"{name}.{own}" if name else own] = name
     for layer in layers:
-        tied = places.get(layer._parameters.get("weight"), [])  # type: ignore[arg-type]
+        tied = places.get(layer._parameters.get("weight"), {})  # type: ignore[arg-type]
         if len(tied) > 1:
             raise ValueError(
-                f"{' and '.join(map(repr, tied))} are one parameter, and {what}; leave all layers that share it alone "
-                "with skip=[...], give each a parameter of its own, or use one layer in all places"
+                f"{' and '.join(map(repr, tied))} are one parameter, and {what}; leave it alone with "
+                f"skip={[module for module in tied.values() if module]}, give each a parameter of its own, or use one "
+                "layer in all places"
             )
 
 
