@@ -43,11 +43,10 @@ class _Watch:
         trained = [(name, layer) for name, layer in trained if _with_gradient(layer)]
         self.done = bool(trained) or not layers
         still = {name: layer for name, layer in trained if self.versions[name] == _versions(layer)}
-        if still and not held.intersection(*map(_with_gradient, still.values())):
-            others = {p for other in _optimisers() for p in _held(other)}
-            names = [name for name, layer in still.items() if others.isdisjoint(_with_gradient(layer))]
-            if names:
-                _warn(names)
+        stepped = {p for other in _optimisers() for p in _held(other)} if still else set()
+        names = [name for name, layer in still.items() if stepped.isdisjoint(_with_gradient(layer))]
+        if names:
+            _warn(names)
 
 
 def _warn(names: list[str]) -> None:

@@ -56,7 +56,8 @@ def _state(model: nn.Module, attributes: Callable[[BayesianLayer], dict[str, Any
     before: list[dict[str, Any]] = []
     try:
         for layer in layers:
-            new = {**attributes(layer), "_checkpoints": around}
+            entered = layer._sampling or layer._frozen is not None
+            new = {**attributes(layer), "_checkpoints": min(around, layer._checkpoints) if entered else around}
             before.append({name: getattr(layer, name) for name in new})
             for name, value in new.items():
                 setattr(layer, name, value)

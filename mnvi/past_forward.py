@@ -70,4 +70,6 @@ def leaves(outputs: list[Tensor]) -> set[Tensor]:
 
 def _read_only(layer: nn.Module, reached: set[Tensor]) -> bool:
     scales = [p for p in layer.posterior.parameters() if p.requires_grad]  # type: ignore[union-attr]
+    if not all(p.is_leaf for p in scales):  # tensors of functional_call, which the graph leads past
+        return False
     return bool(scales) and layer._parameters.get("weight") in reached and not reached.intersection(scales)

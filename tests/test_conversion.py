@@ -730,6 +730,14 @@ def test_layers_that_draw_or_take_no_part_are_not_refused(expert):
     assert not frozen._forward_hooks
 
 
+def test_variances_given_from_outside_are_not_missed():
+    model = to_bayesian(nn.Sequential(nn.Linear(4, 4)))
+    scale = torch.ones((), requires_grad=True)
+    given = {name: scale * p.detach() for name, p in model.named_parameters() if "posterior" in name}
+    torch.func.functional_call(model, given, (X,)).sum().backward()
+    assert scale.grad is not None
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointed_layers_that_draw_are_not_refused(reentrant):
     model = to_bayesian(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)))
@@ -835,6 +843,16 @@ def test_variances_may_be_added_to_the_earlier_optimiser():
     optimiser.step()
 
 
+def test_a_layer_whose_variances_were_forgotten_is_named_alone():
+    plain = plain_mlp()
+    optimiser = torch.optim.SGD(plain.parameters(), lr=0.01)
+    model = to_bayesian(plain)
+    optimiser.add_param_group({"params": list(model[0].posterior.parameters())})
+    model.kl().backward()
+    with pytest.warns(UserWarning, match="means of '2', but"):
+        optimiser.step()
+
+
 def test_variances_may_be_stepped_by_hand():
     plain = plain_mlp()
     optimiser = torch.optim.SGD(plain.parameters(), lr=0.01)
@@ -922,6 +940,8 @@ def test_checkpointing_inside_a_context_is_refused(estimator, context, reentrant
         checkpoint(lambda x: model(x), x, use_reentrant=False)
     with pytest.raises(RuntimeError, match="activation checkpointing"):  # inside the outer one, outside the inner one
         checkpoint(lambda x: entered(inner, model, x), x, use_reentrant=False)
+    with context(model), pytest.raises(RuntimeError, match="activation checkpointing"):
+        checkpoint(lambda x: entered(inner, model.body, x), x, use_reentrant=reentrant)
 
 
 def entered(context, model, x):

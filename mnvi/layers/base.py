@@ -37,7 +37,7 @@ class BayesianLayer(nn.Module):
         self.estimator = estimator or self.default_estimator
         self._sampling = False
         self._frozen: Noise | None = None
-        self._checkpoints = 0  # those around the sampling() or frozen_sample() that is entered
+        self._checkpoints = 0  # around the outermost sampling() or frozen_sample()
         self.register_buffer("weight_mask", None)
         self.prior, self.posterior = prior, posterior
 
@@ -82,7 +82,7 @@ class BayesianLayer(nn.Module):
     def forward(self, input: Tensor, *args) -> Tensor:
         """The torch layer's output for a drawn weight (or the mean): same shapes as the torch layer."""
         self._check_input(input)
-        if not torch.compiler.is_compiling() and (self._frozen is not None or (self._sampling and not self.training)):
+        if self._frozen is not None or (self._sampling and not self.training):
             self._check_recomputation()
         if not self.samples:
             return self._transform(input, self.mean_weight(), self.bias, *args)
@@ -95,7 +95,7 @@ class BayesianLayer(nn.Module):
         return output + deviation.to(output.dtype)
 
     def _check_recomputation(self) -> None:
-        if recomputes_more_than(self._checkpoints):
+        if not torch.compiler.is_compiling() and recomputes_more_than(self._checkpoints):
             raise RuntimeError(
                 "activation checkpointing inside sampling() or frozen_sample() would recompute the layer in the "
                 "backward pass without that context, with another draw; enter the context inside the function, "
