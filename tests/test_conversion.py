@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -678,10 +679,24 @@ class InDictionary(FusedAttention):
         return {"loss": super().forward(x).sum(), "none": None, "pair": (x,)}
 
 
+@dataclass
+class Output:
+    """What a model of one's own may return."""
+
+    hidden: torch.Tensor
+    extra: None = None
+
+
+class InDataclass(FusedAttention):
+    def forward(self, x):
+        return [Output(super().forward(x))]
+
+
 PAST = {
     "fused": (FusedAttention, ["qkv", "proj"]),
     "projection": (OnlyProjection, ["proj"]),
     "dictionary": (InDictionary, ["qkv", "proj"]),
+    "dataclass": (InDataclass, ["qkv", "proj"]),
 }
 
 
