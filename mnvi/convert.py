@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from . import layers, posteriors, priors
+from .deterministic import described, deterministic_modules
+from .early_optimisers import watch_early_optimisers
+from .layers import MNTransposedLinear
 from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, column_split
+from .layers.transposed_linear import is_transposed_linear
 from .module import bayesian_layers, draw_in_every_mode, kl
+from .past_forward import check_first_pass, stop_checking
+from .tying import refuse_tied
 
 _KINDS: dict[type, type] = {
     nn.Linear: layers.MNLinear,
@@ -39,8 +45,13 @@ def to_bayesian(
 
     Each stays the same object with the same parameters (and hooks): its weights become posterior means, and the
     posterior's standard deviation starts at a tenth of their root mean square. The model gets a ``kl()`` method, unless
-    it has an attribute of that name; :func:`mnvi.kl` works in any case. Layers of other kinds stay as they are, and so
-    do subclasses of torch's and layers whose weight is no parameter.
+    it has an attribute of that name; :func:`mnvi.kl` works in any case. What becomes Bayesian are ``nn.Linear``, all
+    convolutions, and ``Conv1D`` of Hugging Face's transformers. Layers of other kinds (embeddings, recurrent and
+    attention weights) stay as they are, and so do subclasses of torch's and layers whose weight is no parameter.
+
+    Make the optimiser afterwards: one made before steps the means, but not the new parameters of the posteriors. The
+    first training pass with gradients checks that every layer draws; a layer whose weight is read past its ``forward``
+    is refused then.
 
     Args:
         model: any module; nested modules are searched.
@@ -50,27 +61,42 @@ def to_bayesian(
         estimator: ``"local"`` or ``"weight"``; ``None`` is each layer's default (linear local, convolution weight).
 
     Raises:
-        ValueError: a name in ``skip`` or ``only`` does not exist, nothing at a name in ``only`` can be converted, or
-            there is nothing to convert. The model is then unchanged.
+        ValueError: a name in ``skip`` or ``only`` does not exist, nothing at a name in ``only`` can be converted, there
+            is nothing to convert, or a weight to convert is also a parameter elsewhere, such as that of a tied
+            embedding. The model is then unchanged. From ``forward``: a weight was read past its layer.
 
     Warns:
-        UserWarning: a layer's covariance factors will take more than 32 MiB, with the amount.
+        UserWarning: a layer's covariance factors will take more than 32 MiB, with the amount; modules with weights
+            stay deterministic that neither ``skip`` names nor ``only`` leaves out; at the first step of an optimiser
+            that was made before, it does not have the posteriors' parameters.
+
+    Example:
+        >>> model = mnvi.to_bayesian(GPT2LMHeadModel(config), skip=["lm_head", "transformer.wte", "transformer.wpe"])
+        >>> optimiser = torch.optim.Adam(mnvi.parameter_groups(model))
     """
     check_layer_arguments(posterior, prior, estimator)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module object, got {model!r}")
     posterior = posterior or posteriors.MatrixNormal()
-    chosen = _choose(model, _names(skip), None if only is None else _names(only))
+    skip, only = _names(skip), None if only is None else _names(only)
+    chosen = _choose(model, skip, only)
+    refuse_tied(model, chosen, "a weight cannot be drawn in one place and be another, or its mean, in the other")
     for layer, name in chosen.items():
         _warn_if_large(name, layer.weight, posterior)
+    _warn_of_deterministic(model, chosen, skip, only)
     # All parts before any change, so that a prior that does not fit leaves the model as it was.
     parts = [_parts(layer.weight, posterior, prior) for layer in chosen]
     for layer, (made_prior, made_posterior) in zip(chosen, parts, strict=True):
-        layer.__class__ = _KINDS[type(layer)]
+        if is_transposed_linear(layer):
+            layer.plain = type(layer)
+        layer.__class__ = _KINDS.get(type(layer), MNTransposedLinear)
         layer._make_bayesian(made_prior, made_posterior, estimator)
         made_posterior.train(layer.training)
         made_prior.train(layer.training)
     draw_in_every_mode(model)
+    stop_checking(model)
+    model.register_forward_hook(check_first_pass)
+    watch_early_optimisers(chosen)
     if not hasattr(model, "kl"):
         model.kl = partial(kl, model)  # type: ignore[assignment]  # unlike a bound method, copies and pickles with it
     return model
@@ -88,22 +114,20 @@ def to_deterministic(model: nn.Module) -> nn.Module:
         ValueError: the weight of a layer is made in a hook, as under ``torch.nn.utils.prune``.
     """
     for name, layer in bayesian_layers(model):
-        if _kind(layer) not in _TORCH_KINDS:
+        if _kind(layer) not in (*_TORCH_KINDS, MNTransposedLinear):
             raise TypeError(f"layer {name!r} is a {type(layer).__name__}, which has no plain torch layer to go back to")
         if not parametrize.is_parametrized(layer, "weight") and "weight" not in layer._parameters:
             raise ValueError(f"the weight of layer {name!r} is made in a hook; call torch.nn.utils.prune.remove first")
         layer.settle_()
     plain = copy.deepcopy(model)
     for _, layer in list(bayesian_layers(plain)):
-        constrained, pruned = parametrize.is_parametrized(layer), layer.pruned != 0
-        layer._unfollow()
-        for name in ("posterior", "prior", "pruned", "estimator", "_sampling", "_frozen", "_is_pruned", "_seen"):
-            delattr(layer, name)
-        kind = _TORCH_KINDS[_kind(layer)]
-        layer.__class__ = _constrained(kind, type(layer)) if constrained else kind
+        constrained, pruned, top = parametrize.is_parametrized(layer), layer.pruned != 0, type(layer)
+        kind = _TORCH_KINDS.get(_kind(layer)) or layer.__dict__.pop("plain")
+        layer._make_plain(_constrained(kind, top) if constrained else kind)
         if parametrize.is_parametrized(layer, "weight") and pruned.any():
             parametrize.remove_parametrizations(layer, "weight")
             layer.weight.data.masked_fill_(pruned, 0)
+    stop_checking(plain)
     for module in plain.modules():
         if isinstance(module.__dict__.get("kl"), partial) and module.__dict__["kl"].func is kl:
             del module.kl
@@ -136,13 +160,16 @@ def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | Non
                 f"the model has no module named {name!r}; it has {', '.join(sorted(names - {''})) or 'none'}"
             )
     skipped = {module for name, module in named if any(_below(name, root) for root in skip)}
+    # A multi-head attention reads the weight of its output layer, whatever that is, past its forward.
+    skipped |= {module.out_proj for _, module in named if isinstance(module, nn.MultiheadAttention)}
     chosen: dict[Any, str] = {}
     for root in wanted:
         below = {module: name for name, module in named if _below(name, root) and _convertible(module)}
         found = {module: name for module, name in below.items() if module not in skipped}
         if not found:
-            kinds, kind = ", ".join(kind.__name__ for kind in _KINDS), type(model.get_submodule(root)).__name__
-            where = f"{root or 'the model'!r} (a {kind}){f' without {skip}' if skip else ''}"
+            kinds = ", ".join([*(kind.__name__ for kind in _KINDS), "transformers' Conv1D"])
+            kind, without = type(model.get_submodule(root)).__name__, f" without {skip}" if skip else ""
+            where = f"{root or 'the model'!r} (a {kind}){without}"
             raise ValueError(f"nothing to convert in {where}; what can be is {kinds}")
         chosen |= found
     if not chosen:
@@ -152,7 +179,8 @@ def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | Non
 
 def _convertible(module: nn.Module) -> bool:
     # A weight that is no parameter (old-style weight norm, torch's pruning) is made anew in every forward pass.
-    return type(module) in _KINDS and isinstance(module._parameters.get("weight"), nn.Parameter)
+    known = type(module) in _KINDS or is_transposed_linear(module)
+    return known and isinstance(module._parameters.get("weight"), nn.Parameter)
 
 
 def _below(name: str, root: str) -> bool:
@@ -165,6 +193,19 @@ def _parts(weight: Tensor, posterior: posteriors.Family, prior) -> tuple[priors.
     if scale > 0:
         made_posterior.set_scale_(scale)
     return made_prior, made_posterior
+
+
+def _warn_of_deterministic(model: nn.Module, chosen: Iterable[Any], skip: tuple[str, ...], only) -> None:
+    named = list(model.named_modules(remove_duplicate=False))
+    done = {*chosen} | {module for name, module in named if any(_below(name, root) for root in skip)}
+    asked = {module for name, module in named if only is None or any(_below(name, root) for root in only)}
+    left = {name: module for name, module in deterministic_modules(model).items() if module in asked - done}
+    if left:
+        warnings.warn(
+            f"no posterior for {', '.join(described(left))}: to_bayesian converts linear and convolutional layers "
+            "only; name what is meant to stay deterministic in skip",
+            stacklevel=3,
+        )
 
 
 def _warn_if_large(name: str, weight: Tensor, posterior: posteriors.Family) -> None:

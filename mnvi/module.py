@@ -1,12 +1,15 @@
 """What a whole model gains: its KL, and the two contexts that make it draw outside training."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .layers import BayesianLayer
+from .layers.checkpointing import checkpoints
+from .tying import refuse_shared_means
 
 
 def bayesian_layers(model: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
@@ -21,10 +24,16 @@ def kl(model: nn.Module) -> Tensor:
 
     A layer that occurs several times counts once; a model without Bayesian layers has KL 0.
 
+    Raises:
+        ValueError: two layers have the same parameter as their mean.
+
     Example:
         >>> loss = F.cross_entropy(model(x), y) + mnvi.kl(model) / num_train
     """
-    terms = [layer.kl() for _, layer in bayesian_layers(model)]
+    layers = list(bayesian_layers(model))
+    if not torch.compiler.is_compiling():
+        refuse_shared_means(layers)
+    terms = [layer.kl() for _, layer in layers]
     if not terms:
         like = next(model.parameters(), torch.zeros(()))
         return torch.zeros((), device=like.device, dtype=like.dtype)
@@ -40,24 +49,37 @@ def draw_in_every_mode(model: nn.Module) -> None:
 
 
 @contextmanager
-def sampling(model: nn.Module):
-    """Inside, Bayesian layers draw in eval mode too; batch norm and dropout stay as they are.
-
-    The previous state comes back at the end, also when an exception is raised. The state lies on the layers: contexts
-    may be nested, but not overlap, nor be shared between threads.
-    """
+def _state(model: nn.Module, attributes: Callable[[BayesianLayer], dict[str, Any]]):
     draw_in_every_mode(model)
     layers = [layer for _, layer in bayesian_layers(model)]
     for layer in layers:
         layer.settle_()
-    before = [layer._sampling for layer in layers]
+    around = 0 if torch.compiler.is_compiling() else sum(checkpoints())
+    before: list[dict[str, Any]] = []
     try:
         for layer in layers:
-            layer._sampling = True
-        yield model
+            entered = layer._sampling or layer._frozen is not None
+            new = {**attributes(layer), "_checkpoints": min(around, layer._checkpoints) if entered else around}
+            before.append({name: getattr(layer, name) for name in new})
+            for name, value in new.items():
+                setattr(layer, name, value)
+        yield
     finally:
-        for layer, state in zip(layers, before, strict=True):
-            layer._sampling = state
+        for layer, state in zip(layers, before, strict=False):
+            for name, value in state.items():
+                setattr(layer, name, value)
+
+
+@contextmanager
+def sampling(model: nn.Module):
+    """Inside, Bayesian layers draw in eval mode too; batch norm and dropout stay as they are.
+
+    The previous state comes back at the end, also when an exception is raised. The state lies on the layers: contexts
+    may be nested, but not overlap, nor be shared between threads. With activation checkpointing enter the context
+    inside the checkpointed function, which then makes the same draws again; around it, it is refused.
+    """
+    with _state(model, lambda layer: {"_sampling": True}):
+        yield model
 
 
 @contextmanager
@@ -65,24 +87,15 @@ def frozen_sample(model: nn.Module):
     """Inside, every call uses one joint draw of all weights, in train and eval mode: the model is one fixed function.
 
     The draw is kept as noise, so gradients reach the posterior's parameters.
-    The previous state comes back at the end, also when an exception is raised.
+    The previous state comes back at the end, also when an exception is raised. Activation checkpointing: as for
+    :func:`sampling`.
 
     Example:
         >>> with mnvi.frozen_sample(model):
         ...     f_grid = model(grid)  # one function of the posterior, at all points of the grid
     """
-    draw_in_every_mode(model)
-    layers = [layer for _, layer in bayesian_layers(model)]
-    for layer in layers:
-        layer.settle_()
-    before = [layer._frozen for layer in layers]
-    try:
-        for layer in layers:
-            layer._frozen = layer.posterior.draw_noise()
+    with _state(model, lambda layer: {"_frozen": layer.posterior.draw_noise()}):
         yield model
-    finally:
-        for layer, state in zip(layers, before, strict=True):
-            layer._frozen = state
 
 
 class Module(nn.Module):

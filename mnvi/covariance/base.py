@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -92,9 +91,9 @@ class Factor(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no natural-gradient step")
 
     @property
+    @abstractmethod
     def like(self) -> Tensor:
-        """A tensor with the factor's dtype and device."""
-        return next(chain(self.parameters(), self.buffers()))
+        """A tensor of the factor, by name: its dtype and device. A replica of ``DataParallel`` has no parameters()."""
 
     def extra_repr(self) -> str:
         return f"size={self.size}"

@@ -89,6 +89,10 @@ class BlockDiagonalFactor(Factor):
         self.off_diagonal.copy_(blocks.tril(-1))
         self.log_diagonal.copy_(self._join(blocks.diagonal(dim1=-2, dim2=-1)).log())
 
+    @property
+    def like(self) -> Tensor:
+        return self.log_diagonal
+
     def _blocks(self) -> Tensor:
         diagonal = self._split(self.log_diagonal.exp())
         return self.off_diagonal.tril(-1) + diagonal.diag_embed()

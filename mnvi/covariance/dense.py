@@ -86,3 +86,7 @@ class DenseFactor(Factor):
         off_diagonal, log_diagonal = triangular.pack(contract(self.matrix(), step))
         self.off_diagonal.copy_(off_diagonal)
         self.log_diagonal.copy_(log_diagonal)
+
+    @property
+    def like(self) -> Tensor:
+        return self.log_diagonal

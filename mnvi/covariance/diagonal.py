@@ -65,3 +65,7 @@ class DiagonalFactor(Factor):
     @torch.no_grad()
     def contract_(self, step: Tensor) -> None:
         self.log_diagonal.copy_(contract_diagonal(self.log_diagonal, step))
+
+    @property
+    def like(self) -> Tensor:
+        return self.log_diagonal

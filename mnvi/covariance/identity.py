@@ -58,3 +58,7 @@ class IdentityFactor(Factor):
 
     def scale_tril(self) -> Tensor:
         return self.matrix()
+
+    @property
+    def like(self) -> Tensor:
+        return self.anchor

@@ -82,6 +82,10 @@ class KroneckerFactor(Factor):
         # torch.kron refuses the column-major strides that a Cholesky factor comes with.
         return torch.kron(self.left.scale_tril().contiguous(), self.right.scale_tril().contiguous())
 
+    @property
+    def like(self) -> Tensor:
+        return self.left.like
+
 
 def most_square(size: int) -> tuple[int, int]:
     """The divisors (a, b) of ``size`` with a·b = ``size``, a ≤ b, as close to each other as there are."""

@@ -68,6 +68,10 @@ class LowRankFactor(Factor):
     def matrix(self) -> Tensor:
         return torch.cat([self.log_diagonal.exp().diag_embed(), self.loading], -1)
 
+    @property
+    def like(self) -> Tensor:
+        return self.log_diagonal
+
 
 def _log_volume(tall: Tensor) -> Tensor:
     """½ log |Gᵀ G| for a tall matrix G of full rank."""

@@ -3,6 +3,7 @@
 from .base import BayesianLayer
 from .conv import MNConv1d, MNConv2d, MNConv3d, MNConvTranspose1d, MNConvTranspose2d, MNConvTranspose3d
 from .linear import MNLinear
+from .transposed_linear import MNTransposedLinear
 
 __all__ = [
     "BayesianLayer",
@@ -13,4 +14,5 @@ __all__ = [
     "MNConvTranspose2d",
     "MNConvTranspose3d",
     "MNLinear",
+    "MNTransposedLinear",
 ]

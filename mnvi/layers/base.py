@@ -11,6 +11,7 @@ from .. import posteriors, priors
 from ..checks import instance, one_of, positive_int
 from ..linalg.precision import full_precision
 from ..posteriors.base import Noise
+from .checkpointing import recomputes_more_than
 from .pruning import PrunableLayer
 from .widening import NARROW, widened
 
@@ -41,8 +42,18 @@ class BayesianLayer(PrunableLayer):
         self.estimator = estimator or self.default_estimator
         self._sampling = False
         self._frozen: Noise | None = None
+        self._checkpoints = 0  # around the outermost sampling() or frozen_sample()
         self.prior, self.posterior = prior, posterior
         self._register_pruned()
+
+    def _make_plain(self, kind: type[nn.Module]) -> None:
+        """Make a layer of ``kind`` of this one: take off what :meth:`_make_bayesian` attached."""
+        self._unfollow()
+        for name in ("posterior", "prior", "pruned", "estimator"):
+            delattr(self, name)
+        for name in ("_sampling", "_frozen", "_checkpoints", "_is_pruned", "_seen"):
+            delattr(self, name)
+        self.__class__ = kind  # type: ignore[assignment]
 
     def reset_parameters(self) -> None:
         """Torch's initial weight and bias, the posterior's initial scale, the prior's initial values, and no pruning.
@@ -99,6 +110,8 @@ class BayesianLayer(PrunableLayer):
     def forward(self, input: Tensor, *args) -> Tensor:
         """The torch layer's output for a drawn weight (or the mean): same shapes as the torch layer."""
         self._check_input(input)
+        if self._frozen is not None or (self._sampling and not self.training):
+            self._check_recomputation()
         if not self.samples:
             return self._transform(input, self.mean_weight(), self.bias, *args)
         # A pruned layer's deviation has no factors any more, and a frozen draw must be one weight for all inputs.
@@ -108,6 +121,14 @@ class BayesianLayer(PrunableLayer):
         with full_precision(self.weight):
             deviation = self._widened(lambda dtype: self._deviation(input.to(dtype), *args))
         return output + deviation.to(output.dtype)
+
+    def _check_recomputation(self) -> None:
+        if not torch.compiler.is_compiling() and recomputes_more_than(self._checkpoints):
+            raise RuntimeError(
+                "activation checkpointing inside sampling() or frozen_sample() would recompute the layer in the "
+                "backward pass without that context, with another draw; enter the context inside the function, "
+                "switch checkpointing off, or gradients (torch.no_grad())"
+            )
 
     def _check_input(self, input: Tensor) -> None:
         """Raise ValueError for an input that does not fit the layer."""
@@ -123,7 +144,7 @@ class BayesianLayer(PrunableLayer):
 
     def __getstate__(self) -> dict:
         # A copy or a pickle made inside a context must not stay in it.
-        return {**super().__getstate__(), "_sampling": False, "_frozen": None}
+        return {**super().__getstate__(), "_sampling": False, "_frozen": None, "_checkpoints": 0}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, estimator={self.estimator!r}"

@@ -50,6 +50,10 @@ class Posterior(nn.Module, ABC):
         """A draw of (W − M) x for every row of ``x``: (..., p) to (..., n). Kingma, Salimans & Welling (2015)."""
 
     @abstractmethod
+    def transposed_output_deviation(self, x: Tensor) -> Tensor:
+        """A draw of (W − M)ᵀ x for every row of ``x``, independently: (..., n) to (..., p)."""
+
+    @abstractmethod
     def conv_deviation(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
         """A draw of the deviation of a convolution's output: exact marginal variances, independent locations.
 

@@ -43,6 +43,9 @@ class DiagonalPosterior(Posterior):
     def output_deviation(self, x: Tensor) -> Tensor:
         return _noise_of(x.square() @ self.variance().mT)
 
+    def transposed_output_deviation(self, x: Tensor) -> Tensor:
+        return _noise_of(x.square() @ self.variance())
+
     def conv_deviation(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
         # A convolution routine may sum in a transformed domain, so a variance near 0 can come out below it.
         return _noise_of(convolve(x.square(), self.variance()).clamp_min(0))

@@ -74,6 +74,11 @@ class MatrixNormalPosterior(Posterior):
             torch.randn(*x.shape[:-1], self.row.width, device=x.device, dtype=x.dtype)
         )
 
+    def transposed_output_deviation(self, x: Tensor) -> Tensor:
+        return self.row.transpose_norm(x) * self.column.multiply(
+            torch.randn(*x.shape[:-1], self.column.width, device=x.device, dtype=x.dtype)
+        )
+
     def conv_deviation(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
         # ‖Bᵀ patch‖ at every location, by a convolution with the columns of B as kernels, once for each group.
         patches = convolve(x, self.column.matrix().mT.repeat(groups, 1)).movedim(1, -1)

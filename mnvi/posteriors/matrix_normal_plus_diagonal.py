@@ -78,6 +78,10 @@ class MatrixNormalPlusDiagonalPosterior(Posterior):
     def output_deviation(self, x: Tensor) -> Tensor:
         return self.matrix_normal.output_deviation(x) + self.diagonal.output_deviation(x)
 
+    def transposed_output_deviation(self, x: Tensor) -> Tensor:
+        matrix_normal = self.matrix_normal.transposed_output_deviation(x)
+        return matrix_normal + self.diagonal.transposed_output_deviation(x)
+
     def conv_deviation(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
         diagonal = self.diagonal.conv_deviation(x, convolve, groups)
         return self.matrix_normal.conv_deviation(x, convolve, groups) + diagonal

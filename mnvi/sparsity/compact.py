@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..past_forward import stop_checking
 from .between import Units, cut, settled, through
 from .chain import chain
 from .sections import Section, plain_kind, sections
@@ -50,7 +51,9 @@ def compact(model: nn.Module) -> nn.Sequential:
         >>> small = mnvi.sparsity.compact(model)
         >>> torch.testing.assert_close(small(x), model.eval()(x))
     """
-    head, chained = sections(chain(copy.deepcopy(model)))  # a traced forward may leave its proxies on the model
+    working = copy.deepcopy(model)  # a traced forward may leave its proxies on the model
+    stop_checking(working)
+    head, chained = sections(chain(working))
     inputs = _inputs(chained)
     keeps = _keeps(chained, inputs)
     return nn.Sequential(*map(copy.deepcopy, head), *_modules(chained, inputs, keeps)).eval()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..checks import one_of
 from ..layers import BayesianLayer
 from ..module import bayesian_layers
+from ..tying import refuse_tied
 from .scores import signal_to_noise
 from .units import GROUPS, over_weights, unit_axis
 
@@ -44,7 +45,8 @@ def prune(
     Raises:
         ValueError: not exactly one of ``threshold`` and ``fraction``, or out of range; unknown ``groups`` or name in
             ``skip``; no Bayesian layer to prune; a mean that is no parameter (constrained, or under torch's own
-            pruning); a score that is not finite or has the wrong shape. The model is then unchanged.
+            pruning) or is also another parameter of the model; a score that is not finite or has the wrong shape. The
+            model is then unchanged.
 
     Example:
         >>> mnvi.sparsity.prune(model, fraction=0.9)
@@ -53,6 +55,7 @@ def prune(
     one_of("groups", groups, GROUPS)
     _check_amount(threshold, fraction)
     layers = _layers_to_prune(model, (skip,) if isinstance(skip, str) else tuple(skip))
+    refuse_tied(model, [layer for _, layer in layers], "what is pruned in one place would be in the other too")
     scores = [_checked_scores(name, layer, groups, score) for name, layer in layers]
     dropped = _lowest(scores, fraction) if threshold is None else [s < threshold for s in scores]
     for (_, layer), drop in zip(layers, dropped, strict=True):

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..deterministic import described, deterministic_modules
 from ..layers import BayesianLayer
+from ..layers.transposed_linear import is_transposed_linear
 from .units import LAYERS, mean_weight, unit_axis, units_in_use
 
 
@@ -33,9 +35,14 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`report` returns: ``layers`` and totals over them; ``print`` shows a table."""
+    """What :func:`report` returns: ``layers`` and totals over them; ``print`` shows a table.
+
+    ``deterministic`` names the modules of a partly Bayesian model that have weights, but no posterior, as
+    ``"name (Kind)"``: embeddings and recurrent weights, say, which the table does not count.
+    """
 
     layers: tuple[LayerReport, ...]
+    deterministic: tuple[str, ...] = ()
 
     @property
     def total(self) -> LayerReport:
@@ -67,7 +74,8 @@ class Report:
         """Numbers, strings and lists only; an infinite ``compression`` is None, which JSON can say."""
         compression = self.compression if self.left else None
         layers = [layer.to_dict() for layer in self.layers]
-        return {"layers": layers, "total": self.total.to_dict(), "compression": compression}
+        counts = {"layers": layers, "total": self.total.to_dict(), "compression": compression}
+        return {**counts, "deterministic": list(self.deterministic)}
 
     def __str__(self) -> str:
         header = ("layer", "weights", "left", "dropped %", "rows left", "columns left")
@@ -78,7 +86,8 @@ class Report:
             for row in table
         ]
         rule = "-+-".join("-" * width for width in widths)
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        rest = [f"deterministic: {', '.join(self.deterministic)}"] if self.deterministic else []
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *rest])
 
 
 def report(model: nn.Module) -> Report:
@@ -94,10 +103,12 @@ def report(model: nn.Module) -> Report:
         >>> print(mnvi.sparsity.report(model))
     """
     kinds = (BayesianLayer, *LAYERS)
-    layers = tuple(_count(name, module) for name, module in model.named_modules() if isinstance(module, kinds))
+    counted = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds) or is_transposed_linear(m)]
+    layers = tuple(_count(name, module) for name, module in counted)
     if not layers:
         raise ValueError(f"report counts linear and convolutional layers and this {type(model).__name__} has none")
-    return Report(layers)
+    bayesian = any(isinstance(module, BayesianLayer) for _, module in counted)
+    return Report(layers, described(deterministic_modules(model)) if bayesian else ())
 
 
 def _count(name: str, layer: nn.Module) -> LayerReport:

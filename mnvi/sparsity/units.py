@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from ..layers import BayesianLayer
+from ..layers import BayesianLayer, MNTransposedLinear
+from ..layers.transposed_linear import is_transposed_linear
 
 GROUPS = ("weights", "rows", "columns")
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -21,10 +22,11 @@ def unit_axis(layer: nn.Module, groups: str) -> int:
     """The axis of ``layer.weight`` that counts its rows (output units) or its columns (input units).
 
     Linear (out, in) and convolution (out, in/groups, *kernel): rows 0, columns 1. Transposed convolution
-    (in, out/groups, *kernel): rows 1, columns 0. With ``groups`` > 1 one index of axis 1 stands for a channel of every
-    group: the j-th of each.
+    (in, out/groups, *kernel) and transformers' Conv1D (in, out): rows 1, columns 0. With ``groups`` > 1 one index of
+    axis 1 stands for a channel of every group: the j-th of each.
     """
-    return int((groups == "rows") == isinstance(layer, TRANSPOSED))
+    inputs_first = isinstance(layer, (*TRANSPOSED, MNTransposedLinear)) or is_transposed_linear(layer)
+    return int((groups == "rows") == inputs_first)
 
 
 def other_axes(weight: Tensor, axis: int) -> tuple[int, ...]:
