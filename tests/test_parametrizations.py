@@ -586,6 +586,18 @@ def test_second_derivatives_raise_where_there_are_none():
             gradient.square().sum().backward()
 
 
+def test_second_derivatives_are_never_left_out_in_silence():
+    """Torch takes a gradient that does not depend on its parameters for one of slope zero."""
+    for make in (lambda: CWY(4), lambda: Householder(3), TCWY, lambda: EUNN(3)):
+        linear = moved(mnvi.constrain(nn.Linear(4, 4, dtype=torch.float64), "weight", make()))
+        parametrization, (original,) = linear.parametrizations.weight[0], list(linear.parameters())[-1:]
+        with pytest.raises(RuntimeError, match="differentiable once"):
+            torch.autograd.functional.hessian(lambda x: parametrization(x).pow(3).sum(), original.detach())  # noqa: B023
+        (gradient,) = torch.autograd.grad(parametrization(original).sum(), original, create_graph=True)
+        with pytest.raises(RuntimeError, match="differentiable once"):
+            torch.autograd.grad((gradient + original**2).sum(), original)
+
+
 def test_a_complex_own_weight_has_the_right_gradient():
     own = OWN()
     mnvi.constrain(nn.Linear(2, 4, dtype=torch.complex128), "weight", own)
