@@ -4,11 +4,13 @@ import math
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
+from torch.autograd import forward_ad
 
 
 def within(values: Tensor, limit: float, *, traced: bool) -> bool:
-    """Whether no entry exceeds ``limit`` in size (a NaN does); ``traced`` in a traced graph, which cannot branch so."""
-    if torch.compiler.is_compiling():
+    """Whether no entry exceeds ``limit`` in size (a NaN does); ``traced`` where nothing can be asked of the numbers."""
+    if hidden(values):
         return traced
     if not values.numel():
         return True
@@ -16,11 +18,32 @@ def within(values: Tensor, limit: float, *, traced: bool) -> bool:
 
 
 def refuse_nonfinite(name: str, values: Tensor) -> None:
-    """Raise ValueError if there is a NaN or an infinity among ``values``, outside traced graphs."""
+    """Raise ValueError if there is a NaN or an infinity among ``values``, where that can be asked."""
     if not within(values, torch.finfo(values.dtype).max, traced=True):
         raise ValueError(f"{name} must be finite, got NaN or infinite entries in shape {tuple(values.shape)}")
+
+
+def hidden(values: Tensor) -> bool:
+    """Whether the numbers are not there to branch on: in a traced graph, or of a batch of ``torch.func.vmap``."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    while functorch.is_functorch_wrapped_tensor(values):
+        if functorch.is_batchedtensor(values):
+            return True
+        values = functorch.get_unwrapped(values)
+    return False
 
 
 def in_transform() -> bool:
     """Whether a ``torch.func`` transform is active; only plain operations work there (compiling one fails)."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def plain() -> bool:
+    """Whether a function with a derivative of its own is to be plain operations, which can then do more.
+
+    That is in ``torch.func`` transforms, forward-mode derivatives and ``torch.jit.trace``.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return in_transform() or torch.jit.is_tracing() or forward_ad._current_level >= 0
