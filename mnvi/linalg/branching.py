@@ -1,6 +1,8 @@
 """Branches on data, for algorithms with a fast way for ordinary input and a safe way for every input."""
 
 import math
+import warnings
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -37,6 +39,18 @@ def hidden(values: Tensor) -> bool:
 def in_transform() -> bool:
     """Whether a ``torch.func`` transform is active; only plain operations work there (compiling one fails)."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def fixed_sizes():
+    """A context in which ``torch.jit.trace`` does not warn that it keeps sizes, which are those of a weight."""
+    return _without_tracer_warnings() if torch.jit.is_tracing() else nullcontext()
+
+
+@contextmanager
+def _without_tracer_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield
 
 
 def plain() -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+ONCE = "functions of symmetric matrices on manifolds can be differentiated once, not twice"
 Scalar = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -30,6 +31,12 @@ class _Apply(Function):
         _, q, quotients = output
         ctx.mark_non_differentiable(q, quotients)
         ctx.save_for_backward(inputs[0], q, quotients)
+        ctx.save_for_forward(inputs[0], q, quotients)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Any):  # type: ignore[override]
+        s, q, quotients = ctx.saved_tensors
+        return _Once.apply(sandwich(q, quotients, (tangent + tangent.mT) / 2), s), None, None
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_):  # type: ignore[override]
@@ -52,12 +59,16 @@ class _Once(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        raise RuntimeError("functions of symmetric matrices on manifolds can be differentiated once, not twice")
+        raise RuntimeError(ONCE)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any):  # type: ignore[override]
+        raise RuntimeError(ONCE)
 
 
 def apply(function: Scalar, s: Tensor) -> Tensor:
     """f(S) for symmetric S, shape (..., n, n); differentiable once, whatever the eigenvalues."""
-    return _Apply.apply(s, function)[0]
+    return (_Apply.forward if torch.jit.is_tracing() else _Apply.apply)(s, function)[0]
 
 
 def sandwich(q: Tensor, k: Tensor, u: Tensor) -> Tensor:

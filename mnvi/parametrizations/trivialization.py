@@ -107,7 +107,8 @@ class Trivialization(Parametrization):
     def matrix(self, *originals: Tensor) -> Tensor:
         if isinstance(self.space, MatrixGroup):
             return self.space.translate(self.base, self.space.algebra(originals[0]))
-        return self.space.retract(self.base, _Tangent.apply(originals[0], self.base, self.space))
+        tangent = _Tangent.forward if torch.jit.is_tracing() else _Tangent.apply
+        return self.space.retract(self.base, tangent(originals[0], self.base, self.space))
 
     def coordinates(self, matrix: Tensor) -> Originals:
         """Zeros, after the base point has become ``matrix``."""
@@ -190,14 +191,25 @@ class Trivialization(Parametrization):
 class _Tangent(torch.autograd.Function):
     """The tangent part of an ambient array, with the Riemannian gradient for the backward pass."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, v: Tensor, base: Tensor, manifold: Manifold) -> Tensor:
+    def forward(v: Tensor, base: Tensor, manifold: Manifold) -> Tensor:  # type: ignore[override]
         refuse_nonfinite("the coordinates of a trivialization", v)
-        ctx.save_for_backward(base)
-        ctx.manifold = manifold
         return manifold.tangent(base, v)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _, base, ctx.manifold = inputs
+        ctx.save_for_backward(base)
+        ctx.save_for_forward(base)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         (base,) = ctx.saved_tensors
         return ctx.manifold.rgrad(base, grad), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        (base,) = ctx.saved_tensors
+        return ctx.manifold.tangent(base, tangent)
