@@ -9,6 +9,9 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
+# Whether torch.export traces. Torch 2.6 does not tell that from another graph.
+exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
 
 def within(values: Tensor, limit: float, *, traced: bool) -> bool:
     """Whether no entry exceeds ``limit`` in size (a NaN does); ``traced`` where nothing can be asked of the numbers."""
@@ -27,7 +30,7 @@ def refuse_nonfinite(name: str, values: Tensor) -> None:
 
 def hidden(values: Tensor) -> bool:
     """Whether the numbers are not there to branch on: in a traced graph, or of a batch of ``torch.func.vmap``."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or jit_tracing():
         return True
     while functorch.is_functorch_wrapped_tensor(values):
         if functorch.is_batchedtensor(values):
@@ -41,15 +44,20 @@ def in_transform() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+def jit_tracing() -> bool:
+    """Whether ``torch.jit.trace`` records what runs."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
 def fixed_sizes():
     """A context in which ``torch.jit.trace`` does not warn that it keeps sizes, which are those of a weight."""
-    return _without_tracer_warnings() if torch.jit.is_tracing() else nullcontext()
+    return _without_tracer_warnings() if jit_tracing() else nullcontext()
 
 
 @contextmanager
 def _without_tracer_warnings():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage]
         yield
 
 
@@ -60,4 +68,4 @@ def plain() -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    return in_transform() or torch.jit.is_tracing() or forward_ad._current_level >= 0
+    return in_transform() or jit_tracing() or forward_ad._current_level >= 0

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .branching import jit_tracing, plain
+
 ONCE = "functions of symmetric matrices on manifolds can be differentiated once, not twice"
 Scalar = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -34,14 +36,18 @@ class _Apply(Function):
         ctx.save_for_forward(inputs[0], q, quotients)
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: Any):  # type: ignore[override]
-        s, q, quotients = ctx.saved_tensors
-        return _Once.apply(sandwich(q, quotients, (tangent + tangent.mT) / 2), s), None, None
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor, *_):  # type: ignore[override]
         s, q, quotients = ctx.saved_tensors
-        return _Once.apply(sandwich(q, quotients, (grad + grad.mT) / 2), s), None
+        return _once(sandwich(q, quotients, (grad + grad.mT) / 2), s), None
+
+
+class _DualApply(_Apply):
+    """The same with a forward-mode derivative, which torch.compile refuses to trace."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Any):  # type: ignore[override]
+        s, q, quotients = ctx.saved_tensors
+        return _once(sandwich(q, quotients, (tangent + tangent.mT) / 2), s), None, None
 
 
 class _Once(Function):
@@ -61,14 +67,22 @@ class _Once(Function):
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         raise RuntimeError(ONCE)
 
+
+class _DualOnce(_Once):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any):  # type: ignore[override]
         raise RuntimeError(ONCE)
 
 
+def _once(derivative: Tensor, s: Tensor) -> Tensor:
+    return (_DualOnce if plain() else _Once).apply(derivative, s)  # type: ignore[return-value]
+
+
 def apply(function: Scalar, s: Tensor) -> Tensor:
     """f(S) for symmetric S, shape (..., n, n); differentiable once, whatever the eigenvalues."""
-    return (_Apply.forward if torch.jit.is_tracing() else _Apply.apply)(s, function)[0]
+    if jit_tracing():
+        return _Apply.forward(s, function)[0]
+    return (_DualApply if plain() else _Apply).apply(s, function)[0]  # type: ignore[index]
 
 
 def sandwich(q: Tensor, k: Tensor, u: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from ..checks import instance, one_of, positive_int
-from ..linalg.branching import refuse_nonfinite
+from ..linalg.branching import jit_tracing, plain, refuse_nonfinite
 from ..linalg.exponential import exponential
 from ..linalg.exponential_rows import exponential_rows
 from ..linalg.shapes import Size
@@ -107,8 +107,7 @@ class Trivialization(Parametrization):
     def matrix(self, *originals: Tensor) -> Tensor:
         if isinstance(self.space, MatrixGroup):
             return self.space.translate(self.base, self.space.algebra(originals[0]))
-        tangent = _Tangent.forward if torch.jit.is_tracing() else _Tangent.apply
-        return self.space.retract(self.base, tangent(originals[0], self.base, self.space))
+        return self.space.retract(self.base, _tangent(originals[0], self.base, self.space))
 
     def coordinates(self, matrix: Tensor) -> Originals:
         """Zeros, after the base point has become ``matrix``."""
@@ -209,7 +208,17 @@ class _Tangent(torch.autograd.Function):
         (base,) = ctx.saved_tensors
         return ctx.manifold.rgrad(base, grad), None, None
 
+
+class _DualTangent(_Tangent):
+    """The same with a forward-mode derivative, which torch.compile refuses to trace."""
+
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
         (base,) = ctx.saved_tensors
         return ctx.manifold.tangent(base, tangent)
+
+
+def _tangent(v: Tensor, base: Tensor, manifold: Manifold) -> Tensor:
+    if jit_tracing():
+        return _Tangent.forward(v, base, manifold)
+    return (_DualTangent if plain() else _Tangent).apply(v, base, manifold)  # type: ignore[return-value]

@@ -155,7 +155,7 @@ class OrthogonalRNN(nn.Module):
         return x, h_n
 
     def _initial(self, hx: Tensor | None, batch: int, x: Tensor) -> Tensor:
-        shape, dtype = (self.num_layers, batch, self.hidden_size), next(self.inputs.parameters()).dtype
+        shape, dtype = (self.num_layers, batch, self.hidden_size), self._dtype
         if hx is None:
             return x.new_zeros(shape, dtype=dtype)
         if not isinstance(hx, Tensor):
@@ -167,11 +167,15 @@ class OrthogonalRNN(nn.Module):
         refuse_nonfinite("hx", hx)
         return hx.to(dtype)
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.inputs[0].weight.dtype  # type: ignore[return-value]
+
     def _check(self, x: Tensor, dim: int) -> None:
         if x.dim() != dim or x.shape[-1] != self.input_size:
             form = "(batch, time, features)" if self.batch_first else "(time, batch, features)"
             raise ValueError(f"expected {form} with {self.input_size} features, got shape {tuple(x.shape)}")
-        if x.is_complex() and not next(self.inputs.parameters()).is_complex():
+        if x.is_complex() and not self._dtype.is_complex:
             raise TypeError(f"this layer is real, got an input of {x.dtype}; build it with a complex dtype")
 
     def extra_repr(self) -> str:
