@@ -17,9 +17,9 @@ class GroupARD(Prior):
     KL = ½[Σ_ij τ_i·γ_j·S_ij − p·Σ log τ_i − n·Σ log γ_j − n·p − log|Cov|], S = M² + Var. The best τ, γ satisfy
     τ_i·Σ_j S_ij·γ_j = p and γ_j·Σ_i τ_i·S_ij = n: Sinkhorn's matrix scaling, a convex problem in (log τ, log γ). Each
     ``kl()`` makes two warm-started sweeps of these equations, kept in buffers, so repeated calls converge to the
-    optimum; there the gradient for the posterior is exact with τ and γ held fixed (envelope theorem). Second derivatives
-    hold them fixed too, and in ``torch.func`` transforms the buffers stay as they are. Sources: Kropotov et al. (2010),
-    the prior; Sinkhorn & Knopp (1967), the scaling.
+    optimum; there the gradient for the posterior is exact with τ and γ held fixed (envelope theorem). Second
+    derivatives hold them fixed too, and in ``torch.func`` transforms the buffers stay as they are. Sources: Kropotov
+    et al. (2010), the prior; Sinkhorn & Knopp (1967), the scaling.
 
     Args:
         rows: one precision for each row (output unit).
