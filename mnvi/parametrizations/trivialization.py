@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from ..checks import instance, one_of, positive_int
-from ..linalg.branching import jit_tracing, plain, refuse_nonfinite
+from ..linalg.branching import hidden, jit_tracing, plain, refuse_nonfinite
 from ..linalg.exponential import exponential
 from ..linalg.exponential_rows import exponential_rows
 from ..linalg.shapes import Size
@@ -31,6 +31,9 @@ class Trivialization(Parametrization):
     V becomes 0. K = 1 with SGD is Riemannian gradient descent; None, K = ∞, is a static parametrization around B.
     On a group V is an element of the Lie algebra, R_B(V) = B·φ(V), which is dtriv; elsewhere an ambient array, whose
     tangent part counts, with the gradient that ``manifold.inner`` at B defines.
+
+    An average of models is one of coordinates, which is right as long as the base point stays; afterwards torch's
+    ``AveragedModel`` is refused with a RuntimeError when it is used, and :class:`mnvi.optim.AveragedModel` is right.
 
     Args:
         manifold: from :mod:`mnvi.manifolds`, of points that are one tensor; default ``SpecialOrthogonal("exp")``.
@@ -79,6 +82,7 @@ class Trivialization(Parametrization):
         self.optimiser_state = one_of("optimiser_state", optimiser_state, OPTIMISER_STATES)
         self.steps = self.rebases = 0
         self._coordinates: tuple[Tensor, ...] = ()
+        self._marked: tuple[Tensor, int, Tensor] | None = None
 
     def check_shape(self, size: Size) -> None:
         self.space.check_shape(size)
@@ -91,8 +95,11 @@ class Trivialization(Parametrization):
     def attach(self, layout: Layout, like: Tensor, generator: torch.Generator | None = None) -> None:
         super().attach(layout, like, generator)
         self.register_buffer("base", like.detach().new_zeros(layout.size))
+        self._mark()
 
     def _attached(self, originals: tuple[Tensor, ...] = ()) -> Layout:
+        if originals:
+            self._refuse_foreign_base()
         known = originals and self._coordinates and self._coordinates[0] is originals[0]
         if originals and not known and not torch.compiler.is_compiling() and isinstance(originals[0], nn.Parameter):
             self._coordinates = originals  # a tuple, so that they are no parameters of this module
@@ -103,6 +110,27 @@ class Trivialization(Parametrization):
         super().__setstate__(state)
         if self._coordinates:  # of a copy: those of the copied weight
             follow(self._coordinates[0], self)
+        self._mark()
+
+    def _mark(self) -> None:
+        """Remember the base point, after every change of it that leaves the coordinates right."""
+        base = None if self.layout is None else self.base
+        self._marked = None if base is None or base.is_inference() else (base, base._version, base.sum())
+
+    def _refuse_foreign_base(self) -> None:
+        """Raise RuntimeError if others have written a new base point into the buffer: coordinates belong to the old."""
+        if torch.compiler.is_compiling() or self._marked is None:
+            return
+        base, version, total = self._marked
+        if self.base is not base or base._version == version or hidden(base):
+            return
+        if not torch.equal(base.sum(), total):  # what DistributedDataParallel writes is the same base point
+            raise RuntimeError(
+                f"the base point of {self} was changed without its coordinates, as by torch's AveragedModel, whose "
+                "average of coordinates at different base points is not the average of the weights; use "
+                "mnvi.optim.AveragedModel, or rebase_every=None"
+            )
+        self._mark()
 
     def matrix(self, *originals: Tensor) -> Tensor:
         if isinstance(self.space, MatrixGroup):
@@ -114,6 +142,7 @@ class Trivialization(Parametrization):
         if matrix.dtype != self.base.dtype:
             raise ValueError(f"{self} is attached to a weight of {self.base.dtype}, got one of {matrix.dtype}")
         self.base.copy_(matrix)
+        self._mark()
         return matrix.new_zeros(matrix.shape)
 
     def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
@@ -146,6 +175,7 @@ class Trivialization(Parametrization):
         if optimiser is not None:
             self._carry(optimiser.state.get(coordinates, {}), new)
         self.base.copy_(new)
+        self._mark()
         coordinates.zero_()
 
     def _carry(self, state: dict[str, Any], new: Tensor) -> None:
@@ -160,12 +190,14 @@ class Trivialization(Parametrization):
         before = None if self.layout is None else self.base.dtype
         super()._apply(fn, recurse)
         self._refine(before)
+        self._mark()
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.layout is not None and isinstance(saved := state_dict.get(prefix + "base"), Tensor):
             self._refine(saved.dtype)
+        self._mark()
 
     @torch.no_grad()
     def _refine(self, before: torch.dtype | None) -> None:
@@ -177,6 +209,7 @@ class Trivialization(Parametrization):
             base.copy_(self.space.project(base))
 
     def get_extra_state(self) -> Tensor:
+        self._refuse_foreign_base()  # nor is it to be saved
         return torch.tensor([self.steps, self.rebases])
 
     def set_extra_state(self, state: Tensor) -> None:
