@@ -82,6 +82,7 @@ class Trivialization(Parametrization):
         self.optimiser_state = one_of("optimiser_state", optimiser_state, OPTIMISER_STATES)
         self.steps = self.rebases = 0
         self._coordinates: tuple[Tensor, ...] = ()
+        self._outdated: tuple[Tensor, int] | None = None
         self._marked: tuple[Tensor, int, Tensor] | None = None
 
     def check_shape(self, size: Size) -> None:
@@ -100,11 +101,23 @@ class Trivialization(Parametrization):
     def _attached(self, originals: tuple[Tensor, ...] = ()) -> Layout:
         if originals:
             self._refuse_foreign_base()
+            self._refuse_outdated(originals[0])
         known = originals and self._coordinates and self._coordinates[0] is originals[0]
         if originals and not known and not torch.compiler.is_compiling() and isinstance(originals[0], nn.Parameter):
             self._coordinates = originals  # a tuple, so that they are no parameters of this module
             follow(originals[0], self)
         return super()._attached(originals)
+
+    def _refuse_outdated(self, coordinates: Tensor) -> None:
+        """Raise RuntimeError if the base point is that of another weight, which was given the same trivialization."""
+        if self._outdated is None or torch.compiler.is_compiling():
+            return
+        old, version = self._outdated
+        if coordinates is not old:
+            return
+        if old._version == version and old.any():
+            raise RuntimeError(f"{self} has become that of another weight; give every weight its own")
+        self._outdated = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -138,9 +151,14 @@ class Trivialization(Parametrization):
         return self.space.retract(self.base, _tangent(originals[0], self.base, self.space))
 
     def coordinates(self, matrix: Tensor) -> Originals:
-        """Zeros, after the base point has become ``matrix``."""
+        """Zeros, after the base point has become ``matrix``; what they are where that is the matrix already."""
         if matrix.dtype != self.base.dtype:
             raise ValueError(f"{self} is attached to a weight of {self.base.dtype}, got one of {matrix.dtype}")
+        if self._coordinates:
+            old = self._coordinates[0]
+            if torch.equal(self.matrix(old), matrix):
+                return old.detach().clone()
+            self._outdated = old, old._version  # until the coordinates are taken
         self.base.copy_(matrix)
         self._mark()
         return matrix.new_zeros(matrix.shape)
