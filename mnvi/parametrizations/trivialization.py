@@ -157,6 +157,7 @@ class Trivialization(Parametrization):
         if self._coordinates:
             old = self._coordinates[0]
             if torch.equal(self.matrix(old), matrix):
+                self._mark()
                 return old.detach().clone()
             self._outdated = old, old._version  # until the coordinates are taken
         self.base.copy_(matrix)
