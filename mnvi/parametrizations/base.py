@@ -32,7 +32,9 @@ class Parametrization(nn.Module, ABC):
     Every use of the weight maps anew, but inside ``with torch.nn.utils.parametrize.cached():`` the first is kept, and
     :class:`mnvi.rnn.OrthogonalRNN` maps once a sequence.
 
-    A real weight cannot become complex later, nor the reverse; torch.vmap and torch.jit.script are not supported.
+    A real weight cannot become complex later, nor the reverse; torch.jit.script is not supported. In ``torch.func``
+    transforms, ``torch.export`` and ``torch.jit.trace`` a map is plain operations, differentiable to any order;
+    but points of SPD are differentiable once, and not by ``torch.func.vmap``.
 
     A subclass writes ``check_shape``, ``manifold``, ``matrix``, ``coordinates`` and ``draw``.
 
