@@ -1,7 +1,8 @@
 """The compact WY form of a product of reflections, H(u₁)···H(u_L) = I − Uᵀ S⁻¹ U, with its derivative written by hand.
 
 The rows of U, shape (..., L, n), are unit vectors, and S = ½I + striu(U Uᵀ), striu the part above the diagonal. The
-gradients of U leave out the part along its own rows, for which a length would count. All are differentiable once.
+gradients of U leave out the part along its own rows, for which a length would count. All are differentiable once;
+in transforms of torch.func, which cannot choose by the data, they are plain operations of any order.
 Source: Likhosherstov et al., 'CWY parametrization: a solution for parallelized optimization of orthogonal and
 Stiefel matrices' (2021), theorems 2 and 3.
 """
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .branching import within
+from .branching import plain, within
 from .differentiation import differentiable_once
+from .elementary import identity
 from .polar import corrected
 from .solve import solve_triangular
 
@@ -21,12 +23,18 @@ BLOCK = 128  # rows at a time: of a product with a triangle little more than its
 
 def first_columns(u: Tensor, p: int) -> Tensor:
     """The first p columns of the product, shape (..., n, p), in O(Lnp) work."""
+    if plain():
+        return corrected(torch.eye(u.shape[-1], p, dtype=u.dtype, device=u.device) - u.mT @ _plain_factor(u, p))
     return _Columns.apply(u, p)  # type: ignore[return-value]
 
 
 def right_factor(u: Tensor, p: int) -> Tensor:
     """The first p columns of S⁻¹U, shape (..., L, p): the product's are [I; 0] − Uᵀ of them."""
-    return _RightFactor.apply(u, p)  # type: ignore[return-value]
+    return _plain_factor(u, p) if plain() else _RightFactor.apply(u, p)  # type: ignore[return-value]
+
+
+def _plain_factor(u: Tensor, p: int) -> Tensor:
+    return solve_triangular((u @ u.mT).triu(1) + identity(u.mT) / 2, u[..., :p], upper=True)
 
 
 class _Columns(torch.autograd.Function):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .branching import plain, refuse_nonfinite
 from .elementary import COMPLEX, REAL
 from .precision import full_precision
 from .scaling_and_squaring import differentiate, evaluate
@@ -17,9 +18,8 @@ def exponential(a: Tensor, name: str = "the argument of the exponential", *, tan
 
     Where all matrices of a batch are skew-Hermitian, exactly, the results are unitary to rounding however large they
     are, and cheaper. The first derivative costs twice the exponential; each further one is the exponential of matrices
-    of twice the size. In a compiled graph it is one operation, whose backward pass evaluates it again; in an
-    exported one, and in one that torch.func transforms, torch.linalg.matrix_exp. Forward-mode derivatives and
-    torch.vmap are otherwise not supported.
+    of twice the size. In a compiled graph it is one operation, whose backward pass evaluates it again. What torch.func
+    transforms, torch.export and torch.jit.trace see, and forward-mode derivatives, is torch.linalg.matrix_exp.
 
     Args:
         a: shape (..., n, n), real or complex, float32 or float64.
@@ -44,9 +44,11 @@ def exponential(a: Tensor, name: str = "the argument of the exponential", *, tan
     if not a.numel():
         return a.clone()
     batch = a.reshape(-1, *a.shape[-2:])
+    if plain() or (torch.compiler.is_compiling() and transformed()):
+        refuse_nonfinite(name, batch)
+        return _torchs(batch).reshape(a.shape)
     if torch.compiler.is_compiling():
-        traced = torch.linalg.matrix_exp(batch) if transformed() else traced_exponential(batch, name, tangent)
-        return traced.reshape(a.shape)
+        return traced_exponential(batch, name, tangent).reshape(a.shape)
     return _Exponential.apply(batch, name, tangent)[0].reshape(a.shape)  # type: ignore[index]
 
 
@@ -57,6 +59,11 @@ def times_exponential(x: Tensor, a: Tensor) -> Tensor:
     lost. Raises ValueError if a is not finite.
     """
     return x @ exponential(a, "a tangent vector")
+
+
+def _torchs(batch: Tensor) -> Tensor:
+    # Of a single small matrix torch's has a wrong coefficient (pytorch issue 196592), of two it has not.
+    return torch.linalg.matrix_exp(torch.cat([batch, batch]) if len(batch) == 1 else batch)[: batch.shape[0]]
 
 
 class _Exponential(Function):

@@ -17,21 +17,22 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import spectral
+from .branching import plain
 
 
 def log(s: Tensor, eigenvalues: Tensor) -> Tensor:
     """diag(log λ), for ``s`` of shape (..., n, n) and ``eigenvalues`` of shape (..., n)."""
-    return _Log.apply(s, eigenvalues)  # type: ignore[return-value]
+    return (_DualLog if plain() else _Log).apply(s, eigenvalues)  # type: ignore[return-value]
 
 
 def along(s: Tensor, v: Tensor, eigenvalues: Tensor) -> Tensor:
     """D log_S[v], all in the basis of the eigenvectors, shape (..., n, n)."""
-    return _Along.apply(s, v, eigenvalues)  # type: ignore[return-value]
+    return (_DualAlong if plain() else _Along).apply(s, v, eigenvalues)  # type: ignore[return-value]
 
 
 def inverse_along(s: Tensor, v: Tensor, eigenvalues: Tensor) -> Tensor:
     """(D log_S)⁻¹[v]."""
-    return _InverseAlong.apply(s, v, eigenvalues)  # type: ignore[return-value]
+    return (_DualInverseAlong if plain() else _InverseAlong).apply(s, v, eigenvalues)  # type: ignore[return-value]
 
 
 class _Log(Function):
@@ -44,6 +45,7 @@ class _Log(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
@@ -61,6 +63,7 @@ class _Along(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
@@ -80,6 +83,7 @@ class _InverseAlong(Function):
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         s, _, eigenvalues = inputs
         ctx.save_for_backward(s, eigenvalues, output)
+        ctx.save_for_forward(s, eigenvalues, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
@@ -87,6 +91,33 @@ class _InverseAlong(Function):
         of_v = inverse_along(s, grad, eigenvalues)
         of_s = spectral.once(-_second(eigenvalues, of_v, solution.mT), s) if ctx.needs_input_grad[0] else None
         return of_s, of_v, None
+
+
+class _DualLog(_Log):
+    """The same with a forward-mode derivative, which torch.compile refuses to trace; so the two below."""
+
+    @staticmethod
+    def jvp(ctx: Any, along_s: Tensor, _: Any) -> Tensor:  # type: ignore[override]
+        s, eigenvalues = ctx.saved_tensors
+        return along(s, along_s, eigenvalues)
+
+
+class _DualAlong(_Along):
+    @staticmethod
+    def jvp(ctx: Any, along_s: Tensor | None, along_v: Tensor | None, _: Any) -> Tensor:  # type: ignore[override]
+        s, v, eigenvalues = ctx.saved_tensors
+        change = torch.zeros_like(v) if along_v is None else along(s, along_v, eigenvalues)
+        return change if along_s is None else change + spectral.once(_second(eigenvalues, along_s, v), s)
+
+
+class _DualInverseAlong(_InverseAlong):
+    @staticmethod
+    def jvp(ctx: Any, along_s: Tensor | None, along_v: Tensor | None, _: Any) -> Tensor:  # type: ignore[override]
+        s, eigenvalues, solution = ctx.saved_tensors
+        change = torch.zeros_like(solution) if along_v is None else along_v
+        if along_s is not None:
+            change = change - spectral.once(_second(eigenvalues, along_s, solution), s)
+        return inverse_along(s, change, eigenvalues)
 
 
 def _second(eigenvalues: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .branching import refuse_nonfinite, within
+from .branching import jit_tracing, plain, refuse_nonfinite, within
 from .elementary import identity, skew, sym
 from .precision import full_precision
 from .solve import slogdet, solve
@@ -31,8 +31,14 @@ def polar_factor(y: Tensor, orientation: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: if y is not finite; in the backward pass, if the factor is not unique, outside traced graphs.
 
+    ``torch.jit.trace`` keeps the values, whose derivative is then that of an eigenvalue decomposition.
+
     Source: Higham, 'Functions of Matrices' (2008), chapter 8.
     """
+    if jit_tracing():
+        return _decompose(y, orientation)[0]
+    if plain():
+        return _DualPolarFactor.apply(y, orientation)[0]  # type: ignore[index]
     factor = _PolarFactor.apply if torch.is_grad_enabled() else _decompose
     return factor(y, orientation)[0]  # type: ignore[index]
 
@@ -50,16 +56,28 @@ class _PolarFactor(Function):
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(inputs[0], *output)
+        ctx.save_for_forward(inputs[0], *output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_):  # type: ignore[override]
-        y, u, vectors, values = ctx.saved_tensors
-        with full_precision(y):
-            h, along = sym(u.mH @ y), u.mH @ grad
-            result = u @ _Sylvester.apply(h, along - along.mH, vectors, values)
-            if y.shape[-2] > y.shape[-1]:  # in a square matrix nothing lies outside, and H may be singular
-                result = result + solve(h, grad - u @ along, left=False)
-        return _defined(result, grad), None
+        return _derivative(grad, *ctx.saved_tensors), None
+
+
+class _DualPolarFactor(_PolarFactor):
+    """The same with a forward-mode derivative, which torch.compile refuses to trace."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Any):  # type: ignore[override]
+        return _derivative(tangent, *ctx.saved_tensors), None, None  # the derivative is self-adjoint
+
+
+def _derivative(dy: Tensor, y: Tensor, u: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
+    with full_precision(y):
+        h, along = sym(u.mH @ y), u.mH @ dy
+        result = u @ _sylvester(h, along - along.mH, vectors, values)
+        if y.shape[-2] > y.shape[-1]:  # in a square matrix nothing lies outside, and H may be singular
+            result = result + solve(h, dy - u @ along, left=False)
+    return _defined(result, dy)
 
 
 class _Sylvester(Function):
@@ -78,12 +96,27 @@ class _Sylvester(Function):
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         h, _, vectors, values = inputs
         ctx.save_for_backward(h, output, vectors, values)
+        ctx.save_for_forward(h, output, vectors, values)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         h, x, vectors, values = ctx.saved_tensors
-        grad_c = _Sylvester.apply(h, grad, vectors, values)
-        return x @ grad_c + grad_c @ x, grad_c, None, None  # type: ignore[operator]
+        grad_c = _sylvester(h, grad, vectors, values)
+        return x @ grad_c + grad_c @ x, grad_c, None, None
+
+
+class _DualSylvester(_Sylvester):
+    """The same with a forward-mode derivative."""
+
+    @staticmethod
+    def jvp(ctx: Any, dh: Tensor | None, dc: Tensor | None, *_: Any) -> Tensor:  # type: ignore[override]
+        h, x, vectors, values = ctx.saved_tensors
+        change = torch.zeros_like(x) if dc is None else dc
+        return _sylvester(h, change if dh is None else change - dh @ x - x @ dh, vectors, values)
+
+
+def _sylvester(h: Tensor, c: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
+    return (_DualSylvester if plain() else _Sylvester).apply(h, c, vectors, values)  # type: ignore[return-value]
 
 
 def _defined(result: Tensor, grad: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .branching import refuse_nonfinite, within
+from .branching import plain, refuse_nonfinite, within
 from .differentiation import differentiable_once
 from .elementary import identity
 
@@ -16,7 +16,7 @@ def unit_rows(v: Tensor) -> Tensor:
     Raises:
         ValueError: there is NaN or infinity among them, outside traced graphs.
     """
-    return _UnitRows.apply(v)  # type: ignore[return-value]
+    return _plain_unit_rows(v) if plain() else _UnitRows.apply(v)  # type: ignore[return-value]
 
 
 def mirror(q: Tensor, axis: Tensor) -> Tensor:
@@ -72,6 +72,14 @@ def decompose(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return torch.stack(found, -2), error.square().sum(-2).amax(-1).sqrt()
 
 
+def _plain_unit_rows(v: Tensor) -> Tensor:
+    largest = v.detach().abs().amax(-1, keepdim=True)
+    refuse_nonfinite("the vectors of reflections", largest)
+    first = torch.eye(1, v.shape[-1], dtype=v.dtype, device=v.device)
+    u = torch.where(largest > 0, v / torch.where(largest > 0, largest, 1), first)
+    return u / torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+
+
 class _UnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor) -> Tensor:  # type: ignore[override]
@@ -110,7 +118,11 @@ def reflect(x: Tensor, u: Tensor) -> Tensor:
     One reflection after the other; the backward pass keeps the result only and takes them off again. Differentiable
     once.
     """
-    return _Reflected.apply(x, u)  # type: ignore[return-value]
+    if not plain():
+        return _Reflected.apply(x, u)  # type: ignore[return-value]
+    for each in u.split(1, -2):
+        x = x - 2 * (x @ each.mT) * each
+    return x
 
 
 class _Reflected(torch.autograd.Function):

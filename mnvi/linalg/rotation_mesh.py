@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .branching import plain
 from .differentiation import differentiable_once
 
 
@@ -14,7 +15,13 @@ def turn_layers(x: Tensor, blocks: Tensor, sizes: list[int]) -> Tensor:
 
     Differentiable once.
     """
-    return _Mesh.apply(x, blocks, sizes)  # type: ignore[return-value]
+    if not plain():
+        return _Mesh.apply(x, blocks, sizes)  # type: ignore[return-value]
+    for layer, block in reversed(list(enumerate(blocks.split(sizes, -3)))):
+        turned = (block @ _pairs(x, layer)).flatten(-3, -2)
+        first, last = x[..., : layer % 2, :], x[..., layer % 2 + turned.shape[-2] :, :]
+        x = torch.cat([first, turned, last], -2)
+    return x
 
 
 class _Mesh(torch.autograd.Function):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.linalg import solve_triangular
 
-from .branching import in_transform
+from .branching import in_transform, jit_tracing
 from .elementary import identity
 
 __all__ = ["inverse", "slogdet", "solve", "solve_triangular"]
@@ -35,7 +35,7 @@ def solve(a: Tensor, b: Tensor, *, left: bool = True) -> Tensor:
         return solve(a.mT, b.mT).mT
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     a, b = a.expand(*batch, *a.shape[-2:]), b.expand(*batch, *b.shape[-2:])
-    if torch.compiler.is_compiling() or (not batch and not in_transform()):
+    if torch.compiler.is_compiling() or jit_tracing() or (not batch and not in_transform()):
         return _solve(a, b)
     return _Solve.apply(a, b)  # type: ignore[return-value]
 

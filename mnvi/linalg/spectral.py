@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .branching import jit_tracing, plain
+
+ONCE = "functions of symmetric matrices on manifolds can be differentiated once, not twice"
 Scalar = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -30,12 +33,21 @@ class _Apply(Function):
         _, q, quotients = output
         ctx.mark_non_differentiable(q, quotients)
         ctx.save_for_backward(inputs[0], q, quotients)
+        ctx.save_for_forward(inputs[0], q, quotients)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_):  # type: ignore[override]
         s, q, quotients = ctx.saved_tensors
-        inner = quotients * (q.mT @ (grad + grad.mT) @ q) / 2
-        return once(q @ inner @ q.mT, s), None
+        return once(_sandwich(q, quotients, grad), s), None
+
+
+class _DualApply(_Apply):
+    """The same with a forward-mode derivative, which torch.compile refuses to trace."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Any):  # type: ignore[override]
+        s, q, quotients = ctx.saved_tensors
+        return once(_sandwich(q, quotients, tangent), s), None, None
 
 
 class _Once(Function):
@@ -53,17 +65,25 @@ class _Once(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        raise RuntimeError("functions of symmetric matrices on manifolds can be differentiated once, not twice")
+        raise RuntimeError(ONCE)
+
+
+class _DualOnce(_Once):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any):  # type: ignore[override]
+        raise RuntimeError(ONCE)
 
 
 def once(derivative: Tensor, s: Tensor) -> Tensor:
     """``derivative``, which depends on ``s`` in a way that has no derivative here."""
-    return _Once.apply(derivative, s)  # type: ignore[return-value]
+    return (_DualOnce if plain() else _Once).apply(derivative, s)  # type: ignore[return-value]
 
 
 def apply(function: Scalar, s: Tensor) -> Tensor:
     """f(S) for symmetric S, shape (..., n, n); differentiable once, whatever the eigenvalues."""
-    return _Apply.apply(s, function)[0]
+    if jit_tracing():
+        return _Apply.forward(s, function)[0]
+    return (_DualApply if plain() else _Apply).apply(s, function)[0]  # type: ignore[index]
 
 
 def exp(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,6 +107,11 @@ def bend(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
     negative = eigenvalues.clamp(max=-0.5)
     values = torch.where(eigenvalues < -0.5, -0.25 / negative, 1 + eigenvalues)
     return values, _quotients(eigenvalues, values, 0.25 / negative.square())
+
+
+def _sandwich(q: Tensor, k: Tensor, u: Tensor) -> Tensor:
+    """Q (K ∘ QᵀUQ) Qᵀ of the symmetric part of U."""
+    return q @ (k * (q.mT @ (u + u.mT) @ q) / 2) @ q.mT
 
 
 def _pairs(eigenvalues: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.library import custom_op
 
+from .branching import exporting
 from .precision import full_precision
 from .scaling_and_squaring import differentiate, evaluate
 
-# torch 2.6 does not tell an export from another graph, and before 2.9 there is no such tag.
-exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+# Before torch 2.9 there is no such tag.
 OPTIONS: Any = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..linalg.branching import plain
 from ..linalg.definite import definite, floor, floored, one_plus, replace, safely_definite, shorten
 from ..linalg.elementary import REAL, real_inner, sym
 from ..linalg.shapes import Size
@@ -107,7 +108,7 @@ def pull(a: Tensor, g: Tensor) -> Tensor:
 
 def _triangular(f: Tensor) -> Tensor:
     """The lower-triangular factor of F Fᵀ with a diagonal ≥ 0."""
-    r = torch.linalg.qr(f.mT, mode="reduced" if f.requires_grad else "r").R  # "r" is faster and has no derivative
+    r = torch.linalg.qr(f.mT, mode="reduced" if f.requires_grad or plain() else "r").R  # "r" has no derivative
     signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(r.dtype)
     return r.mT * signs.unsqueeze(-2)
 

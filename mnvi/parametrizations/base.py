@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import one_of
+from ..linalg.branching import fixed_sizes
 from ..linalg.elementary import COMPLEX, REAL
 from ..linalg.precision import full_precision
 from ..linalg.shapes import Size
@@ -31,7 +32,9 @@ class Parametrization(nn.Module, ABC):
     Every use of the weight maps anew, but inside ``with torch.nn.utils.parametrize.cached():`` the first is kept, and
     :class:`mnvi.rnn.OrthogonalRNN` maps once a sequence.
 
-    A real weight cannot become complex later, nor the reverse; torch.vmap and torch.jit.script are not supported.
+    A real weight cannot become complex later, nor the reverse; torch.jit.script is not supported. In ``torch.func``
+    transforms, ``torch.export`` and ``torch.jit.trace`` a map is plain operations, differentiable to any order;
+    but points of SPD are differentiable once, and not by ``torch.func.vmap``.
 
     A subclass writes ``check_shape``, ``manifold``, ``matrix``, ``coordinates`` and ``draw``.
 
@@ -87,7 +90,7 @@ class Parametrization(nn.Module, ABC):
         self.layout, self._of_complex = layout, like.is_complex()
 
     def forward(self, *originals: Tensor) -> Tensor:
-        with full_precision(originals[0]):
+        with full_precision(originals[0]), fixed_sizes():
             return self._attached(originals).weight(self.matrix(*originals))
 
     def right_inverse(self, weight: Tensor) -> Originals:
@@ -140,7 +143,7 @@ class Parametrization(nn.Module, ABC):
             raise ValueError(f"expected rows of shape (..., {layout.flat[-1]}), got {tuple(x.shape)}")
         precision = originals[0].real.dtype
         x = x.to(precision.to_complex() if x.is_complex() else precision)
-        with full_precision(x):
+        with full_precision(x), fixed_sizes():
             return self.transposed_rows(x, *originals) if layout.transposed else self.rows(x, *originals)
 
     def rows(self, x: Tensor, *originals: Tensor) -> Tensor:

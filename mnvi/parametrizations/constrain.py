@@ -14,6 +14,7 @@ from ..linalg import orthonormal
 from ..linalg.precision import full_precision
 from ..manifolds.base import TOLERANCE
 from .base import Originals, Parametrization
+from .conversion import convert_as_one
 from .layout import Layout
 
 STARTS = ("auto", "weight", "nearest", "draw")
@@ -72,6 +73,8 @@ def constrain(
             originals = first if isinstance(first, tuple) else (first,)
             parametrization._complex = tuple(each.is_complex() for each in originals)
         parametrize.register_parametrization(module, name, parametrization)
+        if weight.is_complex():
+            convert_as_one(module)
     except BaseException:
         parametrization.layout = None
         raise

@@ -22,10 +22,10 @@ class CWY(ReflectionProduct):
     The rows of U are vᵢ/‖vᵢ‖, striu is the part above the diagonal. It is the matrix of :class:`Householder`, without
     its loop. With L = n it reaches every orthogonal matrix of that determinant, with L < n those that leave n − L
     directions as they are; :func:`mnvi.parametrizations.multiply` and recurrent layers then apply I − UᵀP, P = S⁻¹U, in
-    O(nL) a row, and never form Q. Differentiable once.
+    O(nL) a row, and never form Q. Differentiable once, and to any order in ``torch.func`` transforms.
 
     Args:
-        reflections: L, at most the number of rows n.
+        reflections: L, at most the number of rows n; None (default) for n.
         init: ``"haar"`` (default), for L = n the uniform distribution, for L < n vᵢ of random directions;
             ``"henaff"`` or ``"cayley"``, exp(K) with at most L/2 blocks in K; ``"identity"``. The last three have their
             last column negated where L is odd.
@@ -58,7 +58,8 @@ class TCWY(Parametrization):
     """Ω = [I; 0] − Uᵀ S⁻¹ U₁, U₁ the first p columns of U: the first p columns of a CWY matrix with p reflections.
 
     Reaches every matrix (n, p) with orthonormal columns for n > p, and for n = p those of determinant (−1)^p, in O(np²)
-    work and without any n×n matrix. The unconstrained tensor holds the p vectors as rows (p, n). Differentiable once.
+    work and without any n×n matrix. The unconstrained tensor holds the p vectors as rows (p, n). Differentiable once,
+    and to any order in ``torch.func`` transforms.
 
     Args:
         init: ``"haar"`` (default), the uniform distribution; ``"henaff"``, ``"cayley"`` or ``"identity"``, [exp(K); 0],

@@ -29,10 +29,10 @@ class EUNN(Parametrization):
     The phase stands in the first column of its block. In the first row, where Jing et al. print it, D would absorb the
     phases of F₁, and n layers would miss U(n) by n − 1 dimensions.
 
-    Differentiable once.
+    Differentiable once, and to any order in ``torch.func`` transforms.
 
     Args:
-        layers: L.
+        layers: L; None (default) for n.
         determinant: 1 or −1, of a real weight.
         init: ``"haar"`` (default), uniform on the group if L ≥ n, and angles uniform on (−π, π) if L < n; or, whatever
             L is, ``"henaff"``, ``"cayley"`` or ``"identity"``, Q = D·exp(K) with the 2×2 blocks of that name in K.
@@ -50,12 +50,17 @@ class EUNN(Parametrization):
 
     signs: Tensor
 
-    def __init__(self, layers: int, *, determinant: int = 1, init: str = "haar") -> None:
+    def __init__(self, layers: int | None = None, *, determinant: int = 1, init: str = "haar") -> None:
         super().__init__(init)
-        self.layers = positive_int("layers", layers)
+        self._layers = None if layers is None else positive_int("layers", layers)
         if determinant not in (1, -1):
             raise ValueError(f"determinant must be 1 or -1, got {determinant!r}")
         self.determinant = determinant
+
+    @property
+    def layers(self) -> int | None:
+        """L; None where it is to be n, before there is a weight."""
+        return self.layout.size[-1] if self._layers is None and self.layout else self._layers
 
     def check_shape(self, size: Size) -> None:
         check_square(size, f"{self}")
@@ -72,14 +77,14 @@ class EUNN(Parametrization):
         self.register_buffer("signs", signs)
 
     def matrix(self, *originals: Tensor) -> Tensor:
-        n = len(self.signs)
+        n = self.signs.shape[-1]
         diagonal = self._diagonal(originals)
         eye = torch.eye(n, dtype=diagonal.dtype, device=diagonal.device)
         return self._turn(eye.expand(*originals[0].shape[:-1], n, n), originals)
 
     def coordinates(self, matrix: Tensor) -> Originals:
         n = matrix.shape[-1]
-        if self.layers < n:
+        if (self.layers or n) < n:
             raise ValueError(
                 f"{self} finds the angles of matrices of up to {self.layers} rows, got {n}; use layers={n}"
             )
@@ -97,7 +102,7 @@ class EUNN(Parametrization):
 
     def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
         n = size[-1]
-        if self.init == "haar" and self.layers >= n:
+        if self.init == "haar" and (self.layers or n) >= n:
             group = Unitary() if self.complex else SpecialOrthogonal()
             matrix = group.random(*size, generator=generator, dtype=dtype, device=device)
             return self.coordinates(self.signs[:, None] * matrix)
@@ -136,7 +141,8 @@ class EUNN(Parametrization):
 
     def _sizes(self) -> list[int]:
         """How many pairs each layer has."""
-        return [(len(self.signs) - layer % 2) // 2 for layer in range(self.layers)]
+        n = self.signs.shape[-1]
+        return [(n - layer % 2) // 2 for layer in range(self.layers or n)]
 
     def _padded(self, first: Tensor) -> Tensor:
         """The angles of the first layers, followed by zeros for the others."""

@@ -5,6 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from ..linalg.branching import in_transform
 from ..linalg.shapes import Size
 from ..linalg.skew_coordinates import below_diagonal, from_skew, from_skew_hermitian, to_skew, to_skew_hermitian
 from ..manifolds import Manifold, Orthogonal, SpecialOrthogonal, Unitary
@@ -22,7 +23,7 @@ class GroupParametrization(Parametrization):
 
     other_determinant = "there are ScaledCayley(negative_ones) and Trivialization(Orthogonal())"  # to say in an error
     signs: Tensor
-    places: Tensor  # of the unconstrained numbers of a real A, in its entries row by row
+    _places: Tensor | None = None  # no buffer, which would be garbage after to_empty
 
     def check_shape(self, size: Size) -> None:
         check_square(size, f"{self}")
@@ -60,11 +61,23 @@ class GroupParametrization(Parametrization):
         if not self.complex:
             signs[: self.negative_signs(n)] = -1
         self.register_buffer("signs", signs)
-        self.register_buffer("places", below_diagonal(n, like.device), persistent=False)
+
+    def places(self, device: torch.device) -> Tensor:
+        """Where the unconstrained numbers of a real A stand in its entries, row by row."""
+        n = self.signs.shape[-1]
+        if torch.compiler.is_compiling():
+            return below_diagonal(n, device)
+        if self._places is None or self._places.device != device:
+            with torch.inference_mode(False):
+                found = below_diagonal(n, device)
+            if in_transform() or type(found) is not Tensor:  # to be kept by nobody
+                return found
+            self._places = found
+        return self._places
 
     def skew(self, x: Tensor) -> Tensor:
         """A, of the unconstrained tensor."""
-        return to_skew_hermitian(x) if self.complex else to_skew(x, self.places, len(self.signs))
+        return to_skew_hermitian(x) if self.complex else to_skew(x, self.places(x.device), self.signs.shape[-1])
 
     def matrix(self, *originals: Tensor) -> Tensor:
         return self.scaled(self.phi(self.skew(originals[0])), *originals)
@@ -111,7 +124,7 @@ class GroupParametrization(Parametrization):
         return a
 
     def _of_skew(self, a: Tensor) -> Originals:
-        return (from_skew_hermitian(a),) if self.complex else from_skew(a, self.places)
+        return (from_skew_hermitian(a),) if self.complex else from_skew(a, self.places(a.device))
 
     def _turned(self, matrix: Tensor) -> Tensor:
         """Q·D⁻¹, checked to have determinant 1 where it is real."""

@@ -13,10 +13,10 @@ class Householder(ReflectionProduct):
     The same matrix, of the same unconstrained tensor, as :class:`CWY`, which is the faster; this is its reference.
     :func:`mnvi.parametrizations.multiply` applies the reflections to the rows; recurrent layers, for L < n, use the
     factors of CWY. The backward pass keeps the result only and takes the reflections off again, each being its own
-    inverse. Differentiable once.
+    inverse. Differentiable once, and to any order in ``torch.func`` transforms.
 
     Args:
-        reflections: L, at most the number of rows n.
+        reflections: L, at most the number of rows n; None (default) for n.
         init: as for :class:`CWY`, default ``"haar"``.
 
     Raises:

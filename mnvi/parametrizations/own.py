@@ -19,7 +19,8 @@ class OWN(Parametrization):
 
     The unconstrained tensor is V, of the shape (n, p) of Ω. Its length counts for nothing. Without the centring it is
     the polar factor of V, which reaches every matrix with orthonormal columns. Where the columns of Ṽ depend on each
-    other Ω is one of several nearest matrices, orthonormal but not of mean zero. Differentiable once.
+    other Ω is one of several nearest matrices, orthonormal but not of mean zero. Differentiable once,
+    and to any order in ``torch.func`` transforms.
 
     Args:
         center: whether the columns' means are taken off (the rows', where the weight is wide), which needs n > p.

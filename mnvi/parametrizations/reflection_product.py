@@ -25,17 +25,28 @@ class ReflectionProduct(Parametrization):
 
     dtypes = REAL
 
-    def __init__(self, reflections: int, *, init: str = "haar") -> None:
+    def __init__(self, reflections: int | None = None, *, init: str = "haar") -> None:
         super().__init__(init)
-        self.reflections = positive_int("reflections", reflections)
+        self._reflections = None if reflections is None else positive_int("reflections", reflections)
+
+    @property
+    def reflections(self) -> int | None:
+        """L; None where it is to be n, before there is a weight."""
+        return self.layout.size[-1] if self._reflections is None and self.layout else self._reflections
 
     @property
     def determinant(self) -> int:
-        return -1 if self.reflections % 2 else 1
+        return -1 if self._count % 2 else 1
+
+    @property
+    def _count(self) -> int:
+        if self.reflections is None:
+            raise ValueError(f"{self} takes its number of reflections from a weight: use mnvi.constrain")
+        return self.reflections
 
     def check_shape(self, size: Size) -> None:
         check_square(size, f"{self}")
-        if size[-1] < self.reflections:
+        if self._reflections is not None and size[-1] < self._reflections:
             raise ValueError(f"{self} needs a weight of at least {self.reflections} rows, got {tuple(size)}")
 
     def manifold(self, dtype: torch.dtype) -> Manifold:
@@ -44,7 +55,7 @@ class ReflectionProduct(Parametrization):
     def coordinates(self, matrix: Tensor) -> Originals:
         parity = "odd" if self.determinant == 1 else "even"
         check_determinant(matrix, self.determinant, f"{self}", f"it takes an {parity} number of reflections")
-        v, rest = decompose(matrix, self.reflections)
+        v, rest = decompose(matrix, self._count)
         eye, eps = identity(matrix), torch.finfo(matrix.dtype).eps
         tolerance = 2 * self.manifold(matrix.dtype).residual(matrix).max() + 10 * len(eye) * eps
         if rest.max() > tolerance:
@@ -53,7 +64,7 @@ class ReflectionProduct(Parametrization):
         return v
 
     def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
-        n, count = size[-1], self.reflections
+        n, count = size[-1], self._count
         if self.init == "haar":
             x = torch.randn(*size[:-2], count, n, generator=generator, dtype=dtype, device=device)
             return unit_rows(x) if count < n else haar_vectors(x)
@@ -65,12 +76,12 @@ class ReflectionProduct(Parametrization):
 
     def nearest(self, matrix: Tensor) -> Tensor:
         """The nearest orthogonal matrix; for L = n the nearest of those with the determinant (−1)^n."""
-        if self.reflections < matrix.shape[-1]:
+        if self._count < matrix.shape[-1]:
             return super().nearest(matrix)
         return polar_factor(matrix, matrix.new_full(matrix.shape[:-2], self.determinant))
 
     def factors(self, *originals: Tensor) -> tuple[Tensor, ...]:
-        return self.thin(*originals) if self.reflections < originals[0].shape[-1] else super().factors(*originals)
+        return self.thin(*originals) if self._count < originals[0].shape[-1] else super().factors(*originals)
 
     def thin(self, *originals: Tensor) -> tuple[Tensor, Tensor]:
         """U and P, both (L, n), where Q = I − UᵀP."""

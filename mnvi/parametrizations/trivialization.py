@@ -9,7 +9,7 @@ from torch.optim.optimizer import Optimizer
 
 from ..checks import instance, one_of, positive_int
 from ..following import follow
-from ..linalg.branching import refuse_nonfinite
+from ..linalg.branching import hidden, jit_tracing, plain, refuse_nonfinite
 from ..linalg.exponential import exponential
 from ..linalg.exponential_rows import exponential_rows
 from ..linalg.shapes import Size
@@ -31,6 +31,9 @@ class Trivialization(Parametrization):
     V becomes 0. K = 1 with SGD is Riemannian gradient descent; None, K = ∞, is a static parametrization around B.
     On a group V is an element of the Lie algebra, R_B(V) = B·φ(V), which is dtriv; elsewhere an ambient array, whose
     tangent part counts, with the gradient that ``manifold.inner`` at B defines.
+
+    An average of models is one of coordinates, which is right as long as the base point stays; afterwards torch's
+    ``AveragedModel`` is refused with a RuntimeError when it is used, and :class:`mnvi.optim.AveragedModel` is right.
 
     Args:
         manifold: from :mod:`mnvi.manifolds`, of points that are one tensor; default ``SpecialOrthogonal("exp")``.
@@ -79,6 +82,8 @@ class Trivialization(Parametrization):
         self.optimiser_state = one_of("optimiser_state", optimiser_state, OPTIMISER_STATES)
         self.steps = self.rebases = 0
         self._coordinates: tuple[Tensor, ...] = ()
+        self._outdated: tuple[Tensor, int] | None = None
+        self._marked: tuple[Tensor, int, Tensor] | None = None
 
     def check_shape(self, size: Size) -> None:
         self.space.check_shape(size)
@@ -91,29 +96,72 @@ class Trivialization(Parametrization):
     def attach(self, layout: Layout, like: Tensor, generator: torch.Generator | None = None) -> None:
         super().attach(layout, like, generator)
         self.register_buffer("base", like.detach().new_zeros(layout.size))
+        self._mark()
 
     def _attached(self, originals: tuple[Tensor, ...] = ()) -> Layout:
+        if originals:
+            self._refuse_foreign_base()
+            self._refuse_outdated(originals[0])
         known = originals and self._coordinates and self._coordinates[0] is originals[0]
         if originals and not known and not torch.compiler.is_compiling() and isinstance(originals[0], nn.Parameter):
             self._coordinates = originals  # a tuple, so that they are no parameters of this module
             follow(originals[0], self)
         return super()._attached(originals)
 
+    def _refuse_outdated(self, coordinates: Tensor) -> None:
+        """Raise RuntimeError if the base point is that of another weight, which was given the same trivialization."""
+        if self._outdated is None or torch.compiler.is_compiling():
+            return
+        old, version = self._outdated
+        if coordinates is not old:
+            return
+        if old._version == version and old.any():
+            raise RuntimeError(f"{self} has become that of another weight; give every weight its own")
+        self._outdated = None
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if self._coordinates:  # of a copy: those of the copied weight
             follow(self._coordinates[0], self)
+        self._mark()
+
+    def _mark(self) -> None:
+        """Remember the base point, after every change of it that leaves the coordinates right."""
+        base = None if self.layout is None else self.base
+        self._marked = None if base is None or base.is_inference() else (base, base._version, base.sum())
+
+    def _refuse_foreign_base(self) -> None:
+        """Raise RuntimeError if others have written a new base point into the buffer: coordinates belong to the old."""
+        if torch.compiler.is_compiling() or self._marked is None:
+            return
+        base, version, total = self._marked
+        if self.base is not base or base._version == version or hidden(base):
+            return
+        if not torch.equal(base.sum(), total):  # what DistributedDataParallel writes is the same base point
+            raise RuntimeError(
+                f"the base point of {self} was changed without its coordinates, as by torch's AveragedModel, whose "
+                "average of coordinates at different base points is not the average of the weights; use "
+                "mnvi.optim.AveragedModel, or rebase_every=None"
+            )
+        self._mark()
 
     def matrix(self, *originals: Tensor) -> Tensor:
         if isinstance(self.space, MatrixGroup):
             return self.space.translate(self.base, self.space.algebra(originals[0]))
-        return self.space.retract(self.base, _Tangent.apply(originals[0], self.base, self.space))
+        return self.space.retract(self.base, _tangent(originals[0], self.base, self.space))
 
     def coordinates(self, matrix: Tensor) -> Originals:
-        """Zeros, after the base point has become ``matrix``."""
+        """Zeros, after the base point has become ``matrix``; what they are where that is the matrix already."""
         if matrix.dtype != self.base.dtype:
             raise ValueError(f"{self} is attached to a weight of {self.base.dtype}, got one of {matrix.dtype}")
+        if self._coordinates:
+            old = self._coordinates[0]
+            if torch.equal(self.matrix(old), matrix):
+                self._mark()
+                return old.detach().clone()
+            self._outdated = old, old._version  # until the coordinates are taken
         self.base.copy_(matrix)
+        self._mark()
         return matrix.new_zeros(matrix.shape)
 
     def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
@@ -146,6 +194,7 @@ class Trivialization(Parametrization):
         if optimiser is not None:
             self._carry(optimiser.state.get(coordinates, {}), new)
         self.base.copy_(new)
+        self._mark()
         coordinates.zero_()
 
     def _carry(self, state: dict[str, Any], new: Tensor) -> None:
@@ -160,12 +209,14 @@ class Trivialization(Parametrization):
         before = None if self.layout is None else self.base.dtype
         super()._apply(fn, recurse)
         self._refine(before)
+        self._mark()
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.layout is not None and isinstance(saved := state_dict.get(prefix + "base"), Tensor):
             self._refine(saved.dtype)
+        self._mark()
 
     @torch.no_grad()
     def _refine(self, before: torch.dtype | None) -> None:
@@ -177,6 +228,7 @@ class Trivialization(Parametrization):
             base.copy_(self.space.project(base))
 
     def get_extra_state(self) -> Tensor:
+        self._refuse_foreign_base()  # nor is it to be saved
         return torch.tensor([self.steps, self.rebases])
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -190,14 +242,35 @@ class Trivialization(Parametrization):
 class _Tangent(torch.autograd.Function):
     """The tangent part of an ambient array, with the Riemannian gradient for the backward pass."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, v: Tensor, base: Tensor, manifold: Manifold) -> Tensor:
+    def forward(v: Tensor, base: Tensor, manifold: Manifold) -> Tensor:  # type: ignore[override]
         refuse_nonfinite("the coordinates of a trivialization", v)
-        ctx.save_for_backward(base)
-        ctx.manifold = manifold
         return manifold.tangent(base, v)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _, base, ctx.manifold = inputs
+        ctx.save_for_backward(base)
+        ctx.save_for_forward(base)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         (base,) = ctx.saved_tensors
         return ctx.manifold.rgrad(base, grad), None, None
+
+
+class _DualTangent(_Tangent):
+    """The same with a forward-mode derivative, which torch.compile refuses to trace."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        (base,) = ctx.saved_tensors
+        return ctx.manifold.tangent(base, tangent)
+
+
+def _tangent(v: Tensor, base: Tensor, manifold: Manifold) -> Tensor:
+    if jit_tracing():
+        return _Tangent.forward(v, base, manifold)
+    return (_DualTangent if plain() else _Tangent).apply(v, base, manifold)  # type: ignore[return-value]

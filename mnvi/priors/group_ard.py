@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..linalg.branching import plain
 from ..posteriors import Posterior
 from .base import Prior, PriorModule
 
@@ -16,8 +17,9 @@ class GroupARD(Prior):
     KL = ½[Σ_ij τ_i·γ_j·S_ij − p·Σ log τ_i − n·Σ log γ_j − n·p − log|Cov|], S = M² + Var. The best τ, γ satisfy
     τ_i·Σ_j S_ij·γ_j = p and γ_j·Σ_i τ_i·S_ij = n: Sinkhorn's matrix scaling, a convex problem in (log τ, log γ). Each
     ``kl()`` makes two warm-started sweeps of these equations, kept in buffers, so repeated calls converge to the
-    optimum; there the gradient for the posterior is exact with τ and γ held fixed (envelope theorem). Sources:
-    Kropotov et al. (2010), the prior; Sinkhorn & Knopp (1967), the scaling.
+    optimum; there the gradient for the posterior is exact with τ and γ held fixed (envelope theorem). Second
+    derivatives hold them fixed too, and in ``torch.func`` transforms the buffers stay as they are. Sources: Kropotov
+    et al. (2010), the prior; Sinkhorn & Knopp (1967), the scaling.
 
     Args:
         rows: one precision for each row (output unit).
@@ -65,26 +67,39 @@ class GroupARDPrior(PriorModule):
         self.log_column_precision.zero_()
 
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
-        if not self.learn:
+        if self.learn:
+            log_row, log_column = self.log_row_precision, self.log_column_precision
+        elif plain():  # which may not change buffers
+            log_row, log_column = self._swept(mean, posterior, self.sweeps)
+        else:
             self.update(mean, posterior)
-        # Clones: the buffers change in place at the next call, and this call's graph must not see it.
-        log_row, log_column = self.log_row_precision.clone(), self.log_column_precision.clone()
+            # Clones: the buffers change in place at the next call, and this call's graph must not see it.
+            log_row, log_column = self.log_row_precision.clone(), self.log_column_precision.clone()
         row, column = log_row.exp(), log_column.exp()
         quadratic = row @ mean.square() @ column + posterior.scaled_variance(row, column)
         n, p = mean.shape
         constant = p * log_row.sum() + n * log_column.sum() + n * p
         return 0.5 * (quadratic - constant) - posterior.log_volume()
 
-    @torch.no_grad()
     def update(self, mean: Tensor, posterior: Posterior, sweeps: int | None = None) -> None:
         """Alternate the two equations ``sweeps`` times (2 by default), from where the last call left off."""
-        second_moment = mean.square() + posterior.variance() + torch.finfo(mean.dtype).tiny
+        log_row, log_column = self._swept(mean, posterior, self.sweeps if sweeps is None else sweeps)
+        with torch.no_grad():
+            self.log_row_precision.copy_(log_row)
+            self.log_column_precision.copy_(log_column)
+
+    @torch.no_grad()
+    def _swept(self, mean: Tensor, posterior: Posterior, sweeps: int) -> tuple[Tensor, Tensor]:
+        """log τ and log γ after these sweeps, constants in every derivative."""
+        second_moment = (mean.square() + posterior.variance()).detach() + torch.finfo(mean.dtype).tiny
+        log_row, log_column = self.log_row_precision, self.log_column_precision
         n, p = mean.shape
-        for _ in range(self.sweeps if sweeps is None else sweeps):
+        for _ in range(sweeps):
             if self.columns:
-                self.log_column_precision.copy_(torch.log(n / (self.log_row_precision.exp() @ second_moment)))
+                log_column = torch.log(n / (log_row.exp() @ second_moment))
             if self.rows:
-                self.log_row_precision.copy_(torch.log(p / (second_moment @ self.log_column_precision.exp())))
+                log_row = torch.log(p / (second_moment @ log_column.exp()))
+        return log_row, log_column
 
     def extra_repr(self) -> str:
         return f"rows={self.rows}, columns={self.columns}, learn={self.learn}"

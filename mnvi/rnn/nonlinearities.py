@@ -18,6 +18,10 @@ class Nonlinearity(ABC):
     real = False  # whether states must be
 
     @abstractmethod
+    def __call__(self, z: Tensor, bias: Any) -> Tensor:
+        """σ(z), by operations that torch differentiates."""
+
+    @abstractmethod
     def forward_(self, z: Tensor, bias: Any) -> Tensor:
         """σ(z), in place; z has shape (batch, n)."""
 
@@ -30,6 +34,9 @@ class Nonlinearity(ABC):
 class Tanh(Nonlinearity):
     """tanh z."""
 
+    def __call__(self, z: Tensor, bias: Any) -> Tensor:
+        return z.tanh()
+
     def forward_(self, z: Tensor, bias: Any) -> Tensor:
         return z.tanh_()
 
@@ -41,6 +48,9 @@ class ReLU(Nonlinearity):
     """max(z, 0), of real states."""
 
     real = True
+
+    def __call__(self, z: Tensor, bias: Any) -> Tensor:
+        return z.relu()
 
     def forward_(self, z: Tensor, bias: Any) -> Tensor:
         return z.relu_()
@@ -55,6 +65,9 @@ class Abs(Nonlinearity):
     needs_input = True
     real = True
 
+    def __call__(self, z: Tensor, bias: Any) -> Tensor:
+        return z.abs()
+
     def forward_(self, z: Tensor, bias: Any) -> Tensor:
         return z.abs_()
 
@@ -66,6 +79,9 @@ class ModReLU(Nonlinearity):
     """z/|z|·max(|z| + b, 0), real or complex (Arjovsky, Shah & Bengio, 2016, equation 8)."""
 
     has_bias = True
+
+    def __call__(self, z: Tensor, bias: Any) -> Tensor:
+        return z.sgn() * (z.abs() + bias).relu()
 
     def forward_(self, z: Tensor, bias: Any) -> Tensor:
         size = z.abs().add_(bias).relu_()

@@ -12,6 +12,7 @@ from ..checks import one_of, positive_int
 from ..linalg.branching import refuse_nonfinite
 from ..linalg.precision import full_precision
 from ..parametrizations import Parametrization
+from ..parametrizations.conversion import same_kind
 from .kernels import build_kernel, check_kernel, factors
 from .nonlinearities import NONLINEARITIES
 from .rollout import rollout
@@ -34,14 +35,16 @@ class OrthogonalRNN(nn.Module):
         bias: whether the others than modReLU add a trained b.
         batch_first: whether batches are (batch, time, features) instead of (time, batch, features).
         dropout: probability of an element of the output of each layer but the last to be zeroed while training.
-        device, dtype: as in nn.RNN; the dtype may be complex, and is then to be given here: ``.to`` and ``.double``
-            do not convert what a unitary kernel is made from.
+        device, dtype: as in nn.RNN; the dtype may be complex. Then ``float()``, ``double()`` and ``to`` a dtype change
+            the precision of all its numbers and nothing else.
 
     Input (time, batch, m), or (time, m), or a PackedSequence of m features, and hx, the states (num_layers, batch, n)
     before, zeros where they are not given; numbers of another dtype are converted. Output the states of the last layer,
     in the form of the input, and the last states h_n.
 
-    The output must not be edited in place before the backward pass, which is differentiable once.
+    The output must not be edited in place before the backward pass, which is differentiable once. In ``torch.func``
+    transforms, ``torch.export`` and ``torch.jit.trace`` (for sequences of one length) the steps are plain operations,
+    differentiable to any order.
 
     The input map starts Kaiming-normal, the bias of modReLU uniform on (−0.01, 0.01), as in the reference experiments;
     where the nonlinearity is tanh, the map starts normal with nn.RNN's variance, 1/(3n), so that tanh is not saturated.
@@ -155,7 +158,7 @@ class OrthogonalRNN(nn.Module):
         return x, h_n
 
     def _initial(self, hx: Tensor | None, batch: int, x: Tensor) -> Tensor:
-        shape, dtype = (self.num_layers, batch, self.hidden_size), self._dtype()
+        shape, dtype = (self.num_layers, batch, self.hidden_size), self._dtype
         if hx is None:
             return x.new_zeros(shape, dtype=dtype)
         if not isinstance(hx, Tensor):
@@ -167,15 +170,20 @@ class OrthogonalRNN(nn.Module):
         refuse_nonfinite("hx", hx)
         return hx.to(dtype)
 
+    def _apply(self, fn, recurse: bool = True) -> "OrthogonalRNN":
+        super()._apply(same_kind(fn) if self._dtype.is_complex else fn, recurse)
+        return self
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.inputs[0].weight.dtype  # type: ignore[return-value]
+
     def _check(self, x: Tensor, dim: int) -> None:
         if x.dim() != dim or x.shape[-1] != self.input_size:
             form = "(batch, time, features)" if self.batch_first else "(time, batch, features)"
             raise ValueError(f"expected {form} with {self.input_size} features, got shape {tuple(x.shape)}")
-        if x.is_complex() and not self._dtype().is_complex:
+        if x.is_complex() and not self._dtype.is_complex:
             raise TypeError(f"this layer is real, got an input of {x.dtype}; build it with a complex dtype")
-
-    def _dtype(self) -> torch.dtype:
-        return self.inputs[0].weight.dtype  # type: ignore[return-value]
 
     def extra_repr(self) -> str:
         return (

@@ -3,6 +3,7 @@
 The states of a batch of sequences of falling lengths lie packed in one array of shape (total, n): step t has
 ``sizes[t]`` rows, the sequences that are not over. The kernel Q is a matrix, or I − UᵀP by two thin factors. Through
 time the backward pass carries only states; the gradient of the kernel is one product over all steps, at the end.
+Where plain operations are asked for it is a loop of them.
 """
 
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..linalg.branching import exporting, plain
 from ..linalg.differentiation import differentiable_once
 from .nonlinearities import Nonlinearity
 
@@ -28,7 +30,13 @@ def rollout(
         sigma: the nonlinearity.
         kernel: Q of shape (n, n), real or complex; or real U and P of shape (L, n), for Q = I − UᵀP.
     """
-    return _Rollout.apply(x, state, bias, sizes, sigma, *kernel)  # type: ignore[return-value]
+    if not (plain() or exporting()):
+        return _Rollout.apply(x, state, bias, sizes, sigma, *kernel)  # type: ignore[return-value]
+    steps, h = [], state
+    for z, size in zip(x.split(sizes), sizes, strict=True):
+        h = sigma(z + _product(h[:size], kernel), bias)
+        steps.append(h)
+    return torch.cat(steps), _last(steps, sizes)
 
 
 class _Rollout(torch.autograd.Function):
@@ -42,7 +50,7 @@ class _Rollout(torch.autograd.Function):
             if kept is not None:
                 kept[t].copy_(z)
             h = sigma.forward_(z, bias)
-        last = torch.cat([h, *(step[over:] for step, over in zip(steps[-2::-1], sizes[:0:-1], strict=True))])
+        last = _last(steps, sizes)
         ctx.mark_dirty(x)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, inputs, state, bias, *kernel)
@@ -70,6 +78,19 @@ class _Rollout(torch.autograd.Function):
         of_rest = _kernel_grads(grads[first:], _before(states, ctx.sizes), kernel)
         kernel_grads = [here.add_(there) for here, there in zip(of_rest, of_first, strict=True)]
         return grads, state_grad, None if bias_grad is None else bias_grad.sum(0), None, None, *kernel_grads
+
+
+def _last(steps, sizes: list[int]) -> Tensor:
+    """Each sequence's last state, from those of all steps."""
+    return torch.cat([steps[-1], *(step[over:] for step, over in zip(steps[-2::-1], sizes[:0:-1], strict=True))])
+
+
+def _product(h: Tensor, kernel: tuple[Tensor, ...]) -> Tensor:
+    """Q h of each row h."""
+    if len(kernel) == 1:
+        return h @ kernel[0].mT
+    u, p = kernel
+    return h - (h @ p.mT) @ u
 
 
 def _advance_(z: Tensor, h: Tensor, kernel: tuple[Tensor, ...]) -> Tensor:
