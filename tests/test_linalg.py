@@ -1,0 +1,310 @@
+"""The laws of the matrix functions: every row of ``linalg_cases.CASES`` under every law here."""
+
+import math
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from conftest import cases
+from linalg_cases import CASES, FIELDS, REAL, Case, dense_cayley, dense_layers, dense_reflections, layer_sizes, normal
+from torch.autograd import gradcheck, gradgradcheck
+
+from mnvi.linalg import definite, givens, orthonormal, reflections, rotation_mesh, skew_coordinates, spectral
+from mnvi.linalg.cayley import times_cayley
+from mnvi.linalg.compact_wy import first_columns
+from mnvi.linalg.elementary import skew, sym
+from mnvi.linalg.exponential import exponential
+from mnvi.linalg.exponential_rows import exponential_rows
+from mnvi.linalg.logarithm import logarithm
+from mnvi.linalg.polar import corrected, polar_factor
+from mnvi.linalg.rotation_mesh import turn_layers, turns
+from mnvi.linalg.solve import solve
+
+DOUBLE = {"real": torch.float64, "complex": torch.complex128}
+OF_DOUBLE = [
+    pytest.param(case, dtype, id=f"{name}-{field}")
+    for name, case in CASES.items()
+    for field, dtype in DOUBLE.items()
+    if dtype in case.dtypes
+]
+IN_DOUBLE = pytest.mark.parametrize(("case", "dtype"), OF_DOUBLE)
+OF_EACH = pytest.mark.parametrize(
+    ("case", "dtype"),
+    [pytest.param(case, dtype, id=f"{name}-{dtype}") for name, case in CASES.items() for dtype in case.dtypes],
+)
+
+
+@contextmanager
+def threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def as_tuple(x):
+    return x if isinstance(x, tuple) else (x,)
+
+
+def relative(actual, expected):
+    """‖actual − expected‖/‖expected‖, and 0 for nothing at all."""
+    error, size = (torch.linalg.vector_norm(each).item() for each in (actual - expected, expected))
+    return error / size if size else error
+
+
+def assert_near(actual, expected, n, c):
+    """Equal up to c·n·eps of their norms; the functions of CASES have condition numbers of a few units there."""
+    for one, other in zip(as_tuple(actual), as_tuple(expected), strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        assert relative(one, other) <= c * max(n, 10) * torch.finfo(one.dtype).eps
+
+
+def with_gradients(function, arguments, item_shapes=None):
+    """Results and the gradients of a fixed linear function of them, the same one for every matrix of a batch."""
+    leaves = [each.detach().clone().requires_grad_() for each in arguments]
+    results = as_tuple(function(*leaves))
+    smooth = [each for each in results if each.requires_grad]
+    shapes = [each.shape for each in smooth] if item_shapes is None else item_shapes
+    weights = [
+        torch.linspace(-1, 2, math.prod(shape), dtype=each.real.dtype).to(each.dtype).view(shape).expand_as(each)
+        for each, shape in zip(smooth, shapes, strict=True)
+    ]
+    gradients = torch.autograd.grad(smooth, leaves, weights)
+    return tuple(each.detach() for each in results) + gradients, shapes
+
+
+def assert_oracle(case: Case, function, dtype, n, batch):
+    arguments = case.arguments(batch, n, dtype)
+    results = as_tuple(function(*arguments))
+    flat = zip(*(each.flatten(0, len(batch) - 1).numpy() for each in arguments), strict=True)
+    expected = zip(*(as_tuple(case.oracle(*each)) for each in flat), strict=True)
+    expected = [torch.from_numpy(np.stack(each)).to(dtype) for each in expected]
+    expected = [e.to(r.dtype) if r.is_complex() else e.real for r, e in zip(results, expected, strict=True)]
+    shapes = [each.flatten(0, len(batch) - 1) for each in results]
+    assert_near(tuple(shapes), tuple(expected), n, 50)
+
+
+@IN_DOUBLE
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_it_is_what_scipy_finds_for_each_matrix_of_a_batch(case, dtype, n):
+    assert_oracle(case, case.function, dtype, n, (2, 2))
+
+
+WRONG = {
+    "sign": lambda case: lambda *x: tuple(-each for each in as_tuple(case.function(*x))),
+    "batch": lambda case: lambda *x: tuple(each.flip(0) for each in as_tuple(case.function(*x))),
+    "digits": lambda case: lambda *x: tuple(each * (1 + 1e-12) for each in as_tuple(case.function(*x))),
+}
+
+
+@IN_DOUBLE
+@cases("broken", WRONG)
+def test_a_broken_copy_fails_the_law_of_scipy(case, dtype, broken):
+    with pytest.raises(AssertionError):
+        assert_oracle(case, broken(case), dtype, 3, (2, 2))
+
+
+@OF_EACH
+@pytest.mark.parametrize("n", [3, 150, 257])
+def test_a_batch_is_its_matrices_with_any_number_of_threads(case, dtype, n):
+    arguments = case.arguments((2,), n, dtype)
+    with threads(1):
+        each, shapes = zip(*(with_gradients(case.function, [x[i] for x in arguments]) for i in range(2)), strict=True)
+    expected = tuple(map(torch.stack, zip(*each, strict=True)))
+    for count in (1, 2, 4):
+        with threads(count):
+            actual, _ = with_gradients(case.function, arguments, shapes[0])
+        assert_near(actual, expected, n, 30)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("n", [150, 257])
+def test_one_large_matrix_is_the_same_with_any_number_of_threads(n, count):
+    for name in ("solve", "slogdet", "logarithm"):
+        arguments = CASES[name].arguments((), n, torch.float64)
+        with threads(1):
+            expected, _ = with_gradients(CASES[name].function, arguments)
+        with threads(count):
+            actual, _ = with_gradients(CASES[name].function, arguments)
+        assert_near(actual, expected, n, 30)
+
+
+SINGLE = [
+    pytest.param(case, dtype, id=f"{name}-{dtype}")
+    for name, case in CASES.items()
+    for dtype in (torch.float32, torch.complex64)
+    if dtype in case.dtypes
+]
+
+
+@pytest.mark.parametrize(("case", "dtype"), SINGLE)
+def test_single_precision_is_double_precision_rounded(case, dtype):
+    arguments = case.arguments((3,), 20, dtype)
+    precise = [x.to(torch.complex128 if dtype.is_complex and x.is_complex() else torch.float64) for x in arguments]
+    expected, _ = with_gradients(case.function, precise)
+    actual, _ = with_gradients(case.function, arguments)
+    assert_near(actual, tuple(e.to(a.dtype) for e, a in zip(expected, actual, strict=True)), 20, 30)
+
+
+@IN_DOUBLE
+def test_the_gradient_is_that_of_finite_differences(case, dtype):
+    arguments = [x.requires_grad_() for x in case.arguments((2,), 3, dtype)]
+    assert gradcheck(case.function, arguments, check_batched_grad=False)
+
+
+@IN_DOUBLE
+def test_the_second_derivative_is_that_of_finite_differences_or_is_refused(case, dtype):
+    arguments = [x.requires_grad_() for x in case.arguments((), 3, dtype)]
+    if case.orders > 1:
+        assert gradgradcheck(case.function, arguments)
+        return
+    gradients = torch.autograd.grad(case.function(*arguments).real.square().sum(), arguments, create_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        sum(each.real.square().sum() for each in gradients).backward()
+
+
+@OF_EACH
+def test_an_empty_batch_gives_an_empty_batch(case, dtype):
+    like = as_tuple(case.function(*case.arguments((2,), 3, dtype)))
+    large = 40  # rows, from which another way is gone
+    for n, batch in ((3, (0,)), (3, (2, 0)), (large, (0,))):
+        arguments = [x.requires_grad_() for x in case.arguments(batch, n, dtype)]
+        results = as_tuple(case.function(*arguments))
+        for result, each in zip(results, like, strict=True):
+            assert result.dtype == each.dtype
+            assert result.shape[: len(batch)] == batch
+            assert result.dim() == each.dim() + len(batch) - 1
+        gradients = torch.autograd.grad([r.real.sum() for r in results if r.requires_grad], arguments)
+        assert [g.shape for g in gradients] == [a.shape for a in arguments]
+
+
+@IN_DOUBLE
+def test_the_arguments_stay_as_they_are_in_any_layout(case, dtype):
+    arguments = case.arguments((2,), 5, dtype)
+    strided = [x.mT.contiguous().mT if x.dim() > 2 else x for x in arguments]
+    copies = [x.clone() for x in strided]
+    expected, actual = (as_tuple(case.function(*each)) for each in (arguments, strided))
+    assert all(map(torch.equal, strided, copies))
+    assert_near(actual, expected, 5, 30)
+
+
+# Columns that stay orthonormal to 10·n·eps whatever comes.
+
+
+def cyclic(n, angle):
+    """Skew-symmetric with eigenvalues ±angle·i only, exactly so."""
+    a = torch.zeros(n, n, dtype=torch.float64)
+    even = torch.arange(0, n - 1, 2)
+    a[even, even + 1], a[even + 1, even] = angle, -angle
+    return a
+
+
+ADVERSARIES = {
+    "gaussian": lambda x: x,
+    "tiny": lambda x: 1e-30 * x,
+    "huge": lambda x: 1e30 * x,
+    "zero": torch.zeros_like,
+    "some-zero": lambda x: x * (torch.arange(x.shape[-2]) % 3 > 0)[:, None],
+    "parallel-rows": lambda x: x[..., :1, :].expand_as(x),
+    "nearly-parallel-rows": lambda x: x[..., :1, :] + 1e-3 * x,
+    "parallel-columns": lambda x: 3 * x[..., :, :1].expand_as(x),
+    "nearly-parallel-columns": lambda x: x[..., :, :1] + torch.finfo(x.dtype).eps ** 0.5 * x,
+    "positive": lambda x: x.abs().to(x.dtype),
+    "of-all-sizes": lambda x: x * torch.logspace(-30, 30, x.shape[-2], dtype=torch.float64)[:, None].to(x),
+    "of-all-sizes-across": lambda x: x * torch.logspace(-30, 30, x.shape[-1], dtype=torch.float64).to(x),
+    "of-size-ten": lambda x: 10 * x / x.abs(),
+    "repeated-angles": lambda x: rotated_planes(x, 1.0),
+    "angles-near-pi": lambda x: rotated_planes(x, math.pi * (1 - torch.finfo(x.dtype).eps)),
+    "long-repeated-angles": lambda x: rotated_planes(x, 20.0),
+}
+
+
+def rotated_planes(x, angle):
+    """From an x (..., n, p), equal singular values ``angle`` of its first columns in a random frame."""
+    q = orthonormal.random(x.shape[-2], x.shape[-2], dtype=x.dtype)
+    return (q @ cyclic(x.shape[-2], angle).to(x) @ q.mH)[..., : x.shape[-1]]
+
+
+def tangent_step(function):
+    def apply(x):
+        point = orthonormal.random(*x.shape, dtype=x.dtype)
+        return function(point, orthonormal.tangent(point, x))
+
+    return apply
+
+
+def vectors(function):
+    return lambda x: function(reflections.unit_rows(x))
+
+
+def eye(x):
+    return torch.eye(x.shape[-2], dtype=x.dtype)
+
+
+def turned(x):
+    n = x.shape[-2]
+    count = sum(layer_sizes(n, n))
+    angles = x.real.flatten().repeat(2)[:count]
+    return turn_layers(eye(x), turns(angles, angles.flip(0) if x.is_complex() else None), layer_sizes(n, n))
+
+
+def rotated(x):
+    n = x.shape[-2]
+    q = orthonormal.random(n, n, dtype=x.dtype)
+    for shift in range(10):
+        pairs = torch.randperm(n)[: n // 2 * 2].view(2, -1)
+        givens.rotate_(q, pairs, x.flatten()[shift : shift + n // 2])
+    return q
+
+
+def exponentiated(x):
+    q, pairs = orthonormal.random(*eye(x).shape, dtype=x.dtype), torch.tril_indices(x.shape[-2], x.shape[-2], -1)
+    givens.exponential_(q, pairs.flip(0), x.expand(x.shape).mT[: x.shape[-2]][pairs[0] % x.shape[-1], pairs[1]])
+    return q
+
+
+# Each takes any matrix (..., n, p) and returns one with orthonormal columns; those of skew matrices take square ones.
+ORTHONORMAL = {
+    "exponential": (lambda x: exponential(x - x.mH), FIELDS, True),
+    "times-cayley": (lambda x: times_cayley(eye(x), x - x.mH), FIELDS, True),
+    "polar-factor": (polar_factor, FIELDS, False),
+    "polar-factor-square": (polar_factor, FIELDS, True),
+    "polar-factor-of-determinant-1": (lambda x: polar_factor(x, torch.ones_like(x[..., 0, 0])), REAL, True),
+    "random": (lambda x: corrected(orthonormal.random(*x.shape, dtype=x.dtype)), FIELDS, False),
+    **{
+        f"{name}{'-square' * is_square}": (tangent_step(function), FIELDS, is_square)
+        for name, function in {
+            **orthonormal.RETRACTIONS,
+            "canonical-geodesic": orthonormal.geodesic,
+            "euclidean-geodesic": lambda x, v: orthonormal.geodesic(x, v, 1.0),
+        }.items()
+        for is_square in (False, True)
+    },
+    "compact-wy": (vectors(lambda u: first_columns(u, u.shape[-1])), REAL, True),
+    "compact-wy-thin": (vectors(lambda u: first_columns(u, u.shape[-1] // 2)), REAL, True),
+    "reflections": (vectors(lambda u: reflections.reflect(eye(u), u)), REAL, True),
+    "haar-vectors": (lambda x: first_columns(reflections.haar_vectors(x), x.shape[-1]), REAL, True),
+    "turns": (turned, FIELDS, True),
+    "givens": (rotated, REAL, True),
+    "exponential-in-place": (exponentiated, REAL, True),
+}
+OF_ORTHONORMAL = [
+    pytest.param(function, is_square, dtype, id=f"{name}-{dtype}")
+    for name, (function, dtypes, is_square) in ORTHONORMAL.items()
+    for dtype in dtypes
+]
+
+
+@pytest.mark.parametrize(("function", "is_square", "dtype"), OF_ORTHONORMAL)
+@cases("change", ADVERSARIES)
+def test_orthonormal_whatever_comes(function, is_square, dtype, change):
+    for n in (2, 5, 40, 150):
+        x = change(normal(n, n if is_square else n // 2, dtype=dtype))
+        q = function(x)
+        residual = orthonormal.residual(q).item()
+        assert residual <= 10 * n * torch.finfo(dtype).eps, (n, residual / (n * torch.finfo(dtype).eps))
