@@ -138,7 +138,8 @@ def dense_geodesic(x, v, beta):
 
 def of_eigenvalues(function):
     """A function of symmetric matrices by the Schur form, of ½(x + xᵀ)."""
-    return lambda x: scipy.linalg.funm((x + x.T) / 2, np.vectorize(function, otypes=[float]), disp=False)[0]
+    vectorized = np.vectorize(lambda z: function(np.real(z)), otypes=[complex])
+    return lambda x: scipy.linalg.funm((x + x.T) / 2, vectorized, disp=False)[0].real
 
 
 def bent(x):
@@ -146,7 +147,7 @@ def bent(x):
 
 
 def log_determinant(a):
-    determinant = scipy.linalg.det(a / 8) # of a size that no n here overflows
+    determinant = scipy.linalg.det(a / 8)  # of a size that no n here overflows
     return determinant / abs(determinant), np.log(abs(determinant)) + len(a) * np.log(8)
 
 
@@ -163,9 +164,7 @@ def contracted(factor, s):
 def spectral_case(function, oracle, *, shift=0.0, **options):
     return Case(
         lambda x: spectral.apply(function, sym(x)),
-        lambda batch, n, dtype: (
-            normal(*batch, n, n, dtype=dtype) / n**0.5 + shift * torch.eye(n, dtype=dtype),
-        ),
+        lambda batch, n, dtype: (normal(*batch, n, n, dtype=dtype) / n**0.5 + shift * torch.eye(n, dtype=dtype),),
         of_eigenvalues(oracle),
         REAL,
         1,
@@ -260,7 +259,10 @@ CASES = {
     ),
     "contraction": Case(
         lambda factor, s: contraction.contract(factor.tril(), sym(s)),
-        lambda batch, n, dtype: (square(*batch, n=n, dtype=dtype), normal(*batch, n, n, dtype=dtype) / n**0.5),
+        lambda batch, n, dtype: (
+            torch.eye(n, dtype=dtype) + normal(*batch, n, n, dtype=dtype) / (5 * n**0.5),
+            normal(*batch, n, n, dtype=dtype) / (3 * n**0.5),
+        ),
         contracted,
         REAL,
     ),
