@@ -1,6 +1,6 @@
-"""The numerical tests as on other machines: with other instructions, other kernels of MKL and other numbers of threads.
+"""The numerical tests as on other machines: other instructions, other kernels of MKL, other numbers of threads.
 
-``python tests/machines.py [SETTING ...] [-- pytest's options]`` prints one line a setting and ends with 1 if any failed.
+``python tests/machines.py [SETTING ...] [-- pytest's options]`` prints one line a setting; it ends with 1 if any fails.
 """
 
 import os
@@ -26,22 +26,36 @@ LIMIT = 3600  # seconds for one setting, beyond which it hangs
 FOLDER = Path(__file__).parent
 
 
-def environment(setting: str) -> dict[str, str]:
-    """This process's own, without what another setting sets; threads that wait leave the processor to the others."""
+def environment(setting: str, cache: str) -> dict[str, str]:
+    """This process's own, without what another setting sets, and with a cache of its own for compiled graphs.
+
+    Those that torch has compiled for one processor it takes from its cache for another, where they are wrong. Threads
+    that wait leave the processor to the others.
+    """
     names = {each.partition("=")[0] for each in SETTINGS}
     own = {name: value for name, value in os.environ.items() if name not in names}
     name, _, value = setting.partition("=")
-    return own | {"OMP_WAIT_POLICY": "passive", name: value}
+    return own | {"OMP_WAIT_POLICY": "passive", "TORCHINDUCTOR_CACHE_DIR": cache, name: value}
 
 
 def run(setting: str, options: list[str]) -> bool:
     """Whether the tests pass; a dot a second until it is known, then their summary, or all they print if they fail."""
-    command = [sys.executable, "-m", "pytest", "-n", "2", *NUMERICAL, *(options or [str(FOLDER)])]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "2",
+        "--tb=short",
+        "--show-capture=no",
+        *NUMERICAL,
+        *(options or [str(FOLDER)]),
+    ]
     start = time.monotonic()
     print(f"{setting:28s}", end=" ", flush=True)
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryDirectory() as cache:
         process = subprocess.Popen(
-            command, cwd=FOLDER.parent, env=environment(setting), stdout=output, stderr=subprocess.STDOUT
+            command, cwd=FOLDER.parent, env=environment(setting, cache), stdout=output, stderr=subprocess.STDOUT
         )
         while process.poll() is None and time.monotonic() - start < LIMIT:
             print(".", end="", flush=True)
@@ -64,7 +78,8 @@ def main(arguments: list[str]) -> int:
         arguments, options = arguments[:split], arguments[split + 1 :]
     else:
         options = []
-    return 0 if all([run(setting, options) for setting in arguments or SETTINGS]) else 1
+    results = [run(setting, options) for setting in arguments or SETTINGS]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
