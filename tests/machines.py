@@ -22,6 +22,7 @@ SETTINGS = [
 ]
 # Everything but the programs, which are tested for what they print and write.
 NUMERICAL = ["--ignore-glob=*example*", "--ignore-glob=*test_benchmarks.py", "--ignore-glob=*test_sources.py"]
+PYTEST = ["-n", "2", "--tb=short", "--show-capture=no"]
 LIMIT = 3600  # seconds for one setting, beyond which it hangs
 FOLDER = Path(__file__).parent
 
@@ -40,17 +41,7 @@ def environment(setting: str, cache: str) -> dict[str, str]:
 
 def run(setting: str, options: list[str]) -> bool:
     """Whether the tests pass; a dot a second until it is known, then their summary, or all they print if they fail."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n",
-        "2",
-        "--tb=short",
-        "--show-capture=no",
-        *NUMERICAL,
-        *(options or [str(FOLDER)]),
-    ]
+    command = [sys.executable, "-m", "pytest", *PYTEST, *NUMERICAL, *(options or [str(FOLDER)])]
     start = time.monotonic()
     print(f"{setting:28s}", end=" ", flush=True)
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryDirectory() as cache:

@@ -14,7 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from mnvi.linalg import definite, givens, orthonormal, reflections, rotation_mesh, skew_coordinates, spectral
 from mnvi.linalg.cayley import times_cayley
 from mnvi.linalg.compact_wy import first_columns
-from mnvi.linalg.elementary import sym
+from mnvi.linalg.elementary import skew, sym
 from mnvi.linalg.exponential import exponential
 from mnvi.linalg.exponential_rows import exponential_rows
 from mnvi.linalg.polar import corrected, polar_factor
@@ -296,6 +296,16 @@ def test_an_orthogonal_matrix_has_vectors_of_reflections(n, count):
         assert reflections.decompose(-q, count)[1].min() > 0.1
 
 
+@pytest.mark.parametrize("dtype", FIELDS)
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_the_parts_of_a_matrix_are_exactly_hermitian_and_skew(size, dtype):
+    for n in (1, 5, 37):
+        a = size * normal(2, n, n, dtype=dtype)
+        assert torch.equal(skew(a), -skew(a).mH)
+        assert torch.equal(sym(a), sym(a).mH)
+        assert_near((sym(a) + skew(a)) / size, a / size, n, 1)
+
+
 def test_skew_matrices_have_as_many_coordinates_as_degrees_of_freedom():
     x = normal(2, 10, dtype=torch.float64)
     places = skew_coordinates.below_diagonal(5, x.device)
@@ -447,3 +457,11 @@ def test_orthonormal_whatever_comes(function, is_square, dtype, change):
         q = function(x)
         residual = orthonormal.residual(q).item()
         assert residual <= 10 * n * torch.finfo(dtype).eps, (n, residual / (n * torch.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("noise", [1e-1, 1e-2, 1e-3, 1e-5, 1e-7])
+def test_compact_wy_forms_of_many_nearly_parallel_vectors_are_orthogonal(noise, dtype):
+    for n in (200, 400):
+        u = reflections.unit_rows(normal(1, n, dtype=dtype) + noise * normal(n, n, dtype=dtype))
+        assert orthonormal.residual(first_columns(u, n)) <= 10 * n * torch.finfo(dtype).eps

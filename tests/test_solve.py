@@ -14,7 +14,13 @@ from mnvi.linalg import inverse, slogdet, solve
 # What torch itself imports at its first forward derivative and compilation.
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in ("`torch.jit.script", ".*should not be instantiated", "`torch._prims_common.check`")
+    for message in (
+        "`torch.jit.script",
+        ".*should not be instantiated",
+        "`torch._prims_common.check`",
+        "Please use `torch.vmap`",
+        "Skipping serialization of skipfiles",
+    )
 ]
 
 DTYPES = {"real": torch.float64, "complex": torch.complex128}
