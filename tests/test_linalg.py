@@ -118,7 +118,7 @@ SIZES = [(3, FIELDS), (150, FIELDS), (257, REAL)]
         for name, case in CASES.items()
         for n, dtypes in SIZES
         for dtype in case.dtypes
-        if dtype in dtypes
+        if dtype in dtypes and n <= case.largest
     ],
 )
 def test_a_batch_is_its_matrices_with_any_number_of_threads(case, dtype, n):
@@ -452,7 +452,7 @@ OF_ORTHONORMAL = [
 @pytest.mark.parametrize(("function", "is_square", "dtype"), OF_ORTHONORMAL)
 @cases("change", ADVERSARIES)
 def test_orthonormal_whatever_comes(function, is_square, dtype, change):
-    for n in (2, 5, 40, 150):
+    for n in (2, 5, 40) if dtype.is_complex else (2, 5, 40, 150):
         x = change(normal(n, n if is_square else n // 2, dtype=dtype))
         q = function(x)
         residual = orthonormal.residual(q).item()
