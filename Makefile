@@ -1,10 +1,11 @@
 # Two commands do everything on a fresh machine with Python (>= 3.10) and make:
 #   make demo   creates .venv, installs, sparsifies a network on real handwritten digits (about a minute after set-up)
 #   make test   creates .venv, installs, lints, type-checks, tests
+# And `make test-machines` tests as on other machines: other processors' instructions, other numbers of threads.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test test-machines bench clean
 
 demo: .venv/installed
 	$(BIN)/python examples/sparsify.py --out runs/demo $(ARGS)
@@ -13,7 +14,10 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 8
+
+test-machines: .venv/installed
+	$(BIN)/python tests/machines.py
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/layers.py

@@ -1,5 +1,6 @@
 """What the test files share: the tables of cases, the dense oracle, tolerances and z-scores."""
 
+import os
 import re
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import settings
 from mnvi import posteriors, priors
 from mnvi.covariance import BlockDiagonal, Dense, Diagonal, Identity, Kronecker, LowRank
 
-torch.set_num_threads(1)
+if "OMP_NUM_THREADS" not in os.environ:  # the matrices here are small, and the processes of xdist share the cores
+    torch.set_num_threads(1)
 settings.register_profile("mnvi", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("mnvi")
 

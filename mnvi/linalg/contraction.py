@@ -44,6 +44,6 @@ def contract_diagonal(log_diagonal: Tensor, step: Tensor) -> Tensor:
 def _within_trust_region(step: Tensor, identity: Tensor) -> Tensor:
     norm = torch.linalg.matrix_norm(step)[..., None, None]
     step = step * (LARGEST / norm).clamp(max=1)
-    while norm.max() > 1 and (failed := torch.linalg.cholesky_ex(identity + step).info != 0).any():
+    while (norm > 1).any() and (failed := torch.linalg.cholesky_ex(identity + step).info != 0).any():
         step = torch.where(failed[..., None, None], step / 2, step)
     return step

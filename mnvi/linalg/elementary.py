@@ -19,12 +19,12 @@ def real_inner(u: Tensor, v: Tensor) -> Tensor:
 
 def sym(a: Tensor) -> Tensor:
     """The Hermitian part ½(a + aᴴ)."""
-    return (a + a.mH) / 2
+    return (a + a.mH) * 0.5
 
 
 def skew(a: Tensor) -> Tensor:
-    """The skew-Hermitian part ½(a − aᴴ)."""
-    return (a - a.mH) / 2
+    """The skew-Hermitian part ½(a − aᴴ), exactly so."""
+    return (a - a.mH) * 0.5  # complex numbers divided by 2 are not always half of themselves
 
 
 def tensors(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

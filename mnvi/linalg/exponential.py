@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .branching import plain, refuse_nonfinite
-from .elementary import COMPLEX, REAL
+from .elementary import COMPLEX, REAL, skew
 from .precision import full_precision
 from .scaling_and_squaring import differentiate, evaluate
 from .traced_exponential import traced_exponential, transformed
@@ -108,7 +108,7 @@ class _Derivative(Function):
         """L(aᴴ, g) is the upper right block of exp of [[aᴴ, g], [0, aᴴ]] (Mathias, 1996)."""
         a, g = ctx.saved_tensors
         if ctx.tangent:
-            grad = (grad - grad.mH) / 2
+            grad = skew(grad)
         # What is returned is linear in g. Of the size of a it neither adds squarings to those of a nor overflows.
         size = g.detach().abs().amax((-2, -1), keepdim=True)
         size = torch.where(size > 0, size / a.detach().abs().amax((-2, -1), keepdim=True).clamp(min=1 / a.shape[-1]), 1)

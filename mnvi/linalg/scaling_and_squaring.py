@@ -21,6 +21,8 @@ from torch import Tensor
 
 from .branching import refuse_nonfinite
 
+FEW = 16  # rows up to which the errors of three squarings are too many for the number of rows
+
 
 class _Polynomial(NamedTuple):
     reach: float  # θ, the largest size at which the error is rounding: relative to a (Taylor), of any eigenvalue (skew)
@@ -73,8 +75,10 @@ def evaluate(a: Tensor, name: str) -> tuple[Tensor, ...]:
     for done in range(most):
         squared.append(x)
         x = _where(doublings > done, x @ x, x)
-        if skew and done % 4 == 3:  # a Newton step towards a unitary matrix, before errors have doubled too often
-            x = torch.baddbmm(x, x, x.mH @ x, beta=1.5, alpha=-0.5)
+        if skew and done % 4 == 3:  # before errors have doubled too often
+            x = _towards_unitary(x)
+    if skew and a.shape[-1] <= FEW:
+        x = _towards_unitary(x)
     return x, doublings, coefficients, square, right0, left1, right1, left2, right2, *squared
 
 
@@ -132,6 +136,11 @@ def _plan(a: Tensor, square: Tensor, name: str) -> tuple[Tensor, Tensor, bool]:
         size, polynomial = (7 * norm_square + norm) / 15, _TAYLORS[kind]
     doublings = (size - math.log2(polynomial.reach)).ceil().clamp(min=0)[:, None, None]
     return doublings, torch.tensor(polynomial.coefficients, dtype=torch.float64), bool(skew.all())
+
+
+def _towards_unitary(x: Tensor) -> Tensor:
+    """One Newton step."""
+    return torch.baddbmm(x, x, x.mH @ x, beta=1.5, alpha=-0.5)
 
 
 def _scale(a: Tensor, doublings: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def slogdet(a: Tensor) -> tuple[Tensor, Tensor]:
         sign, size = torch.linalg.slogdet(a)
         return sign.detach(), size
     if torch.compiler.is_compiling():  # which cannot differentiate geqrf
-        signs, sizes = zip(*map(torch.linalg.slogdet, a.reshape(-1, *a.shape[-2:])), strict=True)
+        signs, sizes = zip(*map(torch.linalg.slogdet, a.flatten(0, -3)), strict=True)
         return torch.stack(signs).detach().view(a.shape[:-2]), torch.stack(sizes).view(a.shape[:-2])
     return _SLogDet.apply(a)  # type: ignore[return-value]
 
@@ -127,7 +127,7 @@ def _solve(a: Tensor, b: Tensor) -> Tensor:
     if a.shape[-1] <= SMALL:
         q, r = torch.linalg.qr(a)
         return solve_triangular(r, q.mH @ b, upper=True)
-    flat = zip(a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:]), strict=True)
+    flat = zip(a.flatten(0, -3), b.flatten(0, -3), strict=True)
     solutions = [torch.linalg.solve_ex(each, of_each).result for each, of_each in flat]
     return torch.stack(solutions).view(b.shape) if solutions else b.new_zeros(b.shape)
 

@@ -87,8 +87,10 @@ def apply(function: Scalar, s: Tensor) -> Tensor:
 
 
 def exp(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
-    low, gap, equal = _pairs(eigenvalues)
-    return eigenvalues.exp(), low.exp() * (torch.expm1(gap) / gap).masked_fill(equal, 1)
+    _, gap, equal = _pairs(eigenvalues)
+    high = torch.maximum(eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2))
+    # From the larger one down, where nothing overflows unless exp(λ) does.
+    return eigenvalues.exp(), high.exp() * (-torch.expm1(-gap) / gap).masked_fill(equal, 1)
 
 
 def log(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:

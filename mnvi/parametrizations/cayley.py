@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..linalg.branching import within
 from ..linalg.cayley import LIMIT, times_cayley
-from ..linalg.elementary import identity
+from ..linalg.elementary import identity, skew
 from ..linalg.shapes import Size
 from ..linalg.solve import solve
 from .base import Originals
@@ -45,7 +45,7 @@ class Cayley(GroupParametrization):
         error = float(torch.linalg.matrix_norm(a + a.mH).amax() / (1 + torch.linalg.matrix_norm(a).amax()))
         if not error < torch.finfo(q.dtype).eps ** 0.5:
             raise ValueError(f"{self} does not reach a matrix with an eigenvalue of -1")
-        return (a - a.mH) / 2
+        return skew(a)
 
     def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
         a = self.skew(originals[0]).conj()

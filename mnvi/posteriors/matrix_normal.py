@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import distributions
 from ..checks import instance
 from ..covariance import Covariance, Dense, Factor
+from ..linalg.solve import solve_triangular
 from .base import Convolve, Family, Noise, Posterior, Spread, safe_sqrt
 
 
@@ -107,8 +108,8 @@ class MatrixNormalPosterior(Posterior):
         return (row * self.row.variance()).sum() * (column * self.column.variance()).sum()
 
     def mahalanobis(self, tril_row: Tensor, tril_column: Tensor) -> Tensor:
-        row = torch.linalg.solve_triangular(tril_row, self.row.matrix(), upper=False)
-        column = torch.linalg.solve_triangular(tril_column, self.column.matrix(), upper=False)
+        row = solve_triangular(tril_row, self.row.matrix(), upper=False)
+        column = solve_triangular(tril_column, self.column.matrix(), upper=False)
         return row.square().sum() * column.square().sum()
 
     def log_volume(self) -> Tensor:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from ..linalg.solve import solve_triangular
 from ..posteriors import Posterior
 from .base import GivenPriorModule, Prior, expand, finite
 
@@ -57,8 +57,8 @@ class MatrixNormalPrior(GivenPriorModule):
 
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
         row, column = self.scale_tril_row, self.scale_tril_column
-        half = torch.linalg.solve_triangular(row, mean - self.loc, upper=False)
-        white = torch.linalg.solve_triangular(column, half.mT, upper=False)  # (L_row⁻¹ Δ L_column⁻ᵀ)ᵀ
+        half = solve_triangular(row, mean - self.loc, upper=False)
+        white = solve_triangular(column, half.mT, upper=False)  # (L_row⁻¹ Δ L_column⁻ᵀ)ᵀ
         n, p = mean.shape
         prior_log_volume = p * row.diagonal().log().sum() + n * column.diagonal().log().sum()
         quadratic = posterior.mahalanobis(row, column) + white.square().sum()
