@@ -34,6 +34,8 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
 def instance(name: str, value: Any, kind: type) -> Any:
     """Return ``value`` if it is an instance of ``kind``, else raise TypeError naming both."""
     if not isinstance(value, kind):
+        if kind.__module__.startswith("torch."):
+            raise TypeError(f"{name} must be a torch.{kind.__module__.split('.')[1]}.{kind.__name__}, got {value!r}")
         hint = f"; did you mean {value.__name__}()?" if isinstance(value, type) and issubclass(value, kind) else ""
         module = kind.__module__.removesuffix(".base")
         examples = ", ".join(f"{module}.{each.__name__}()" for each in _concrete(kind)[:2])

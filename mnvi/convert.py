@@ -170,7 +170,9 @@ def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | Non
             kinds = ", ".join([*(kind.__name__ for kind in _KINDS), "transformers' Conv1D"])
             kind, without = type(model.get_submodule(root)).__name__, f" without {skip}" if skip else ""
             where = f"{root or 'the model'!r} (a {kind}){without}"
-            raise ValueError(f"nothing to convert in {where}; what can be is {kinds}")
+            already = any(bayesian_layers(model.get_submodule(root)))
+            hint = "; its layers are Bayesian already" if already else ", but no subclasses of these"
+            raise ValueError(f"nothing to convert in {where}; what can be is {kinds}{hint}")
         chosen |= found
     if not chosen:
         raise ValueError("only=() names nothing to convert")

@@ -68,8 +68,10 @@ def batches(x: Any) -> Iterator[Inputs]:
     if isinstance(x, DataLoader):
         return (Inputs.of_batch(batch) for batch in x)
     if not isinstance(x, (Tensor, tuple, Mapping)):
-        advice = "wrap what the model takes in a tuple"
-        raise TypeError(f"x must be a tensor, a tuple, a dict or a DataLoader, got {described(x)}; {advice}")
+        raise TypeError(
+            f"x must be a tensor, a tuple or dict of the model's arguments, or a DataLoader, got {described(x)}; "
+            "torch.as_tensor makes a tensor of an array, DataLoader(x, batch_size=…) batches of a Dataset or a list"
+        )
     return iter([Inputs.of(x)])
 
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from .checks import positive_float
+from .checks import instance, positive_float
 from .covariance import Factor
 from .likelihoods import Likelihood
 from .posteriors import Posterior
@@ -37,6 +37,7 @@ def parameter_groups(model: nn.Module, lr: float = 1e-3, *, log_diagonals: float
         >>> schedule = OneCycleLR(optimiser, max_lr=[10 * rate for rate in rates], total_steps=1_000)
         >>> average = SWALR(optimiser, swa_lr=[0.5 * rate for rate in rates])
     """
+    instance("model", model, nn.Module)
     rates = {"means": positive_float("lr", lr)}
     rates["log_diagonals"] = lr * positive_float("log_diagonals", log_diagonals)
     rates["off_diagonals"] = lr * positive_float("off_diagonals", off_diagonals)

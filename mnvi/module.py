@@ -1,5 +1,6 @@
 """What a whole model gains: its KL, and the two contexts that make it draw outside training."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +39,13 @@ def kl(model: nn.Module) -> Tensor:
         like = next(model.parameters(), torch.zeros(()))
         return torch.zeros((), device=like.device, dtype=like.dtype)
     return torch.stack([term.to(terms[0].device) for term in terms]).sum() if len(terms) > 1 else terms[0]
+
+
+def warn_without_posterior(model: nn.Module, consequence: str, stacklevel: int = 3) -> None:
+    """Warn where ``model`` has no Bayesian layer, which mostly means that a conversion was forgotten."""
+    if not torch.compiler.is_compiling() and next(bayesian_layers(model), None) is None:
+        advice = "mnvi.to_bayesian converts a model, mnvi.MNLinear and its kin are such layers"
+        warnings.warn(f"the model has no Bayesian layer, so {consequence}; {advice}", stacklevel=stacklevel)
 
 
 def draw_in_every_mode(model: nn.Module) -> None:

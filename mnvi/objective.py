@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .checks import positive_int
 from .likelihoods import Likelihood
 from .likelihoods.base import described
-from .module import bayesian_layers, kl
+from .module import bayesian_layers, kl, warn_without_posterior
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,15 @@ class ELBO(nn.Module):
     ) -> None:
         super().__init__()
         self.num_data = positive_int("num_data", num_data)
+        if isinstance(kl_weight, type):
+            raise TypeError(f"kl_weight must be a number or a schedule, got {kl_weight!r}, a class")
         if not callable(kl_weight):
             if isinstance(kl_weight, bool) or not isinstance(kl_weight, (int, float)):
                 raise TypeError(f"kl_weight must be a number or a schedule, got {kl_weight!r}")
             if not 0 <= kl_weight < float("inf"):
                 raise ValueError(f"kl_weight must be finite and at least 0, got {kl_weight}")
         if likelihood is not None and not isinstance(likelihood, Likelihood):
-            raise TypeError(f"likelihood must be an object of mnvi.likelihoods, got {likelihood!r}")
+            raise TypeError(f"likelihood must be an object such as mnvi.likelihoods.Categorical(), got {likelihood!r}")
         self.kl_weight = kl_weight
         self.likelihood = likelihood
         self.accumulate = positive_int("accumulate", accumulate)
@@ -99,7 +101,8 @@ class ELBO(nn.Module):
             model: whose KL it is.
 
         Returns:
-            The loss in nats per training example, the mean NLL of the batch, the whole KL in nats.
+            The loss in nats per training example, the mean NLL of the batch, and the whole KL in nats, neither weighted
+            nor divided.
 
         Raises:
             ValueError: ``nll`` is not a scalar, or the loss is not finite (naming where that comes from).
@@ -109,6 +112,7 @@ class ELBO(nn.Module):
         if model is None:
             raise TypeError(f"give the model whose KL is to be added: elbo(nll, model), got {described(target)}")
         nll = _mean_nll(nll) if target is None else self._nll(nll, target)
+        warn_without_posterior(model, "its KL is 0", stacklevel=5)
         weight = self._weight()
         divergence = kl(model)
         loss = nll + weight * divergence / self.num_data
@@ -205,7 +209,8 @@ def _why_not_finite(loss: Tensor, nll: Tensor, model: nn.Module) -> str:
         causes.append(f"the negative log-likelihood ({nll.item()}{f' in {nll.dtype}' if nll.dtype in HALF else ''})")
     what = " and ".join(causes) or f"the sum of the negative log-likelihood and the KL in {loss.dtype}"
     low = nll.dtype in HALF or any(p.dtype in HALF for layer in bad.values() for p in layer.parameters())
-    advice = "keep parameters in float32 and use torch.autocast" if low else "a smaller learning rate may help"
+    advice = "look at inputs and targets; a smaller learning rate may help"
+    advice = "keep parameters in float32 and use torch.autocast" if low else advice
     return f"the loss is not finite, because of {what}; {advice}"
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .checks import positive_int
+from .checks import instance, positive_int
 from .inputs import Inputs, batches
 from .likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Likelihood, Poisson, Prediction
 from .likelihoods.base import Draws, first, over
-from .module import sampling
+from .module import sampling, warn_without_posterior
 from .progress import Progress
 
 # Those that have no parameters; "gaussian" has the scale ``noise_scale``.
@@ -71,7 +71,9 @@ def predict(
     positive_int("num_samples", num_samples)
     chunk = num_samples if chunk_size is None else min(positive_int("chunk_size", chunk_size), num_samples)
     likelihood = _likelihood(likelihood, noise_scale)
+    instance("model", model, nn.Module)
     calls = batches(x)
+    warn_without_posterior(model, "all draws are equal")
     device = next((each.device for each in (*model.parameters(), *model.buffers())), None)
     parts = []
     with _evaluating(model), torch.no_grad(), Progress("predict", _total(x, num_samples)) as progress:

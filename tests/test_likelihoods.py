@@ -23,7 +23,10 @@ from mnvi.likelihoods import (
     StudentT,
 )
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [
+    pytest.mark.usefixtures("float64"),
+    pytest.mark.filterwarnings("ignore:the model has no Bayesian layer"),
+]
 
 DRAWS, NUM, WIDTH = 5, 4, 3
 SCALES = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)

@@ -216,6 +216,7 @@ def test_elbo_is_the_nll_plus_the_kl_per_example():
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
 def test_elbo_of_a_plain_model_is_the_nll():
     nll = torch.tensor(1.5)
     loss, _, kl = ELBO(10)(nll, nn.Linear(2, 2))
@@ -454,6 +455,7 @@ def test_categorical_prediction(family, options):
         assert (p.mutual_information > 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
 def test_a_plain_model_has_no_epistemic_uncertainty():
     model = nn.Linear(4, 3)
     p = predict(model, X)
@@ -464,6 +466,7 @@ def test_a_plain_model_has_no_epistemic_uncertainty():
     assert_close(p.variance, torch.zeros(7, 3))
 
 
+@pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
 def test_extreme_logits_give_finite_entropies():
     model = nn.Linear(4, 3).requires_grad_(False)
     model.weight.mul_(1e6)
@@ -522,6 +525,7 @@ def test_prediction_leaves_the_model_as_it_was(wrapper):
     assert not draws(model.eval())
 
 
+@pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
 def test_dropout_is_off_in_prediction():
     p = predict(nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)).train(), X)
     assert not p.variance.any()
@@ -626,6 +630,7 @@ def test_loading_other_keys_keeps_a_pruned_layer_pruned():
     assert not first.pruned.any()
 
 
+@pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
 def test_noise_free_gaussian_prediction_has_no_nan():
     prediction = predict(nn.Linear(2, 2), torch.randn(3, 2), 4, "gaussian")
     assert torch.equal(prediction.mutual_information, torch.zeros(3, 2))

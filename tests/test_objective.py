@@ -282,6 +282,7 @@ def test_both_causes_are_named():
     assert "smaller learning rate" in text
 
 
+@pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_is_named(dtype):
     model = mlp().to(dtype)
@@ -301,3 +302,18 @@ def test_an_overflowing_sum_is_named():
         model[0].weight.fill_(1e153)
     text = message(ELBO(1, kl_weight=1e300), NLL, model)
     assert "the sum of the negative log-likelihood and the KL in torch.float64" in text
+
+
+def test_a_forgotten_conversion_is_noticed():
+    model = nn.Linear(3, 2)
+    with pytest.warns(UserWarning, match="no Bayesian layer, so its KL is 0; mnvi.to_bayesian"):
+        loss, nll, kl = mnvi.ELBO(10)(model(torch.randn(4, 3)).square().mean(), model)
+    assert kl == 0
+    assert loss == nll
+    with pytest.warns(UserWarning, match="no Bayesian layer, so all draws are equal"):
+        mnvi.predict(model, torch.randn(4, 3), 3)
+
+
+def test_a_schedule_is_an_object():
+    with pytest.raises(TypeError, match="KLWarmup'>, a class"):
+        mnvi.ELBO(10, mnvi.KLWarmup)

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from .base import Draws, Likelihood, Summary, all_of, first
 
+ONE_NUMBER = "for one logit use Bernoulli(), for the mean of a real target Gaussian()"
+
 
 class Categorical(Likelihood):
     """p(y = c | output) = softmax(output)_c, with the classes in dimension ``dim`` of the model's output.
@@ -39,13 +41,13 @@ class Categorical(Likelihood):
         logits = self.tensor(output)
         shape, dims = tuple(logits.shape), logits.dim()
         if dims < 2:
-            raise ValueError(f"Categorical takes logits (N, classes), got {shape}; for one logit use Bernoulli()")
+            raise ValueError(f"Categorical takes logits (N, classes), got {shape}; {ONE_NUMBER}")
         if self.dim == -1 and dims > 3:
             raise ValueError(f"where are the classes in outputs of shape {shape}? For images use Categorical(dim=1)")
         if not -dims < self.dim < dims:
             raise ValueError(f"Categorical(dim={self.dim}) has no class dimension in outputs of shape {shape}")
         if logits.shape[self.dim] < 2:
-            raise ValueError(f"one class only in dimension {self.dim} of {shape}; for one logit use Bernoulli()")
+            raise ValueError(f"one class only in dimension {self.dim} of {shape}; {ONE_NUMBER}")
         return logits
 
     def target_shape(self, draws: Draws) -> torch.Size:

@@ -42,6 +42,11 @@ class Prediction:
     target: Tensor | None = field(default=None, repr=False)
     _target_log_prob: Tensor | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        names = ("mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information", "target", "draws")
+        values = {name: getattr(self, name) for name in names}
+        return f"Prediction({', '.join(f'{name}: {_shape(value)}' for name, value in values.items())})"
+
     @property
     def probs(self) -> Tensor:
         """Another name of ``mean``, for probabilities."""
@@ -92,3 +97,7 @@ class Prediction:
         if self.likelihood is None or self.draws is None:
             raise ValueError("the draws were not kept; predict with keep_draws=True")
         return self.likelihood, self.draws
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else "None" if value is None else "several tensors"
