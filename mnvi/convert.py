@@ -182,7 +182,8 @@ def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | Non
 def _convertible(module: nn.Module) -> bool:
     # A weight that is no parameter (old-style weight norm, torch's pruning) is made anew in every forward pass.
     known = type(module) in _KINDS or is_transposed_linear(module)
-    return known and isinstance(module._parameters.get("weight"), nn.Parameter)
+    weight = module._parameters.get("weight")
+    return known and isinstance(weight, nn.Parameter) and not weight.is_complex()
 
 
 def _below(name: str, root: str) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ class ELBO(nn.Module):
         num_data: number of training examples (of the whole training set, not of a batch).
         kl_weight: a number ≥ 0, or a schedule ``step -> number`` such as :class:`KLWarmup`. ``step`` counts the
             optimiser's steps so far, an int. It is a buffer, so it is saved with whatever module this one is part of.
-            In a graph of torch.compile a schedule other than :class:`KLWarmup` is a constant: each step compiles anew.
+            Losses computed without gradients do not count. In a graph of torch.compile a schedule other than
+            :class:`KLWarmup` is a constant: each step compiles anew.
         likelihood: an object of :mod:`mnvi.likelihoods`, a part of this module: its parameters are among
             ``elbo.parameters()``, and ``elbo(output, target, model)`` takes the model's output.
         accumulate: how many losses of a model in training mode make one step of the optimiser. All of them have the
@@ -118,7 +120,7 @@ class ELBO(nn.Module):
         loss = nll + weight * divergence / self.num_data
         if not torch.compiler.is_compiling() and not bool(torch.isfinite(loss)):
             raise ValueError(_why_not_finite(loss, nll, model))
-        if model.training:
+        if model.training and torch.is_grad_enabled():  # a reentrant checkpoint runs once without, and once with
             self._advance()
         return loss, nll, divergence
 
@@ -134,7 +136,7 @@ class ELBO(nn.Module):
             return self.kl_weight.of_tensor(self.step)  # type: ignore[attr-defined]
         step = self._count.of(self.step, self.losses)
         weight = self.kl_weight(step)
-        if not 0 <= weight < float("inf"):
+        if not isinstance(weight, Real) or not 0 <= weight < float("inf"):
             raise ValueError(f"the schedule kl_weight gave {weight} at step {step}, not a finite number ≥ 0")
         return weight
 
@@ -153,6 +155,13 @@ class ELBO(nn.Module):
     def _traced(self) -> bool:
         """Whether the step is a tensor of a compiled graph: an int would be a constant there."""
         return torch.compiler.is_compiling() and isinstance(self.kl_weight, KLWarmup)
+
+    def __setstate__(self, state: dict) -> None:
+        if "_parameters" in state:
+            super().__setstate__(state)
+        else:  # pickled by 0.1, when it was no module
+            self.__init__(state["num_data"], state["kl_weight"])
+            self.step.fill_(state["step"])
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         saved = state_dict.get(prefix + "step")

@@ -1,6 +1,6 @@
 """Finds layers whose weight is read past their ``forward``: they would have a KL, but never a draw."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ def check_first_pass(model: nn.Module, args: Any, output: Any) -> None:
     """
     if torch.compiler.is_compiling() or not (model.training and torch.is_grad_enabled()):
         return
-    reached = leaves(tensors(output))
+    outputs = tensors(output)
+    # A scalar beside the outputs may be a penalty of the weights themselves.
+    reached = leaves([each for each in outputs if each.dim() and each.requires_grad] or outputs)
     if not reached:
         return
     past = [repr(name) for name, layer in bayesian_layers(model) if layer.training and _read_only(layer, reached)]
@@ -41,16 +43,21 @@ def stop_checking(model: nn.Module) -> None:
 
 def tensors(output: Any) -> list[Tensor]:
     """The tensors in what a model returns: sequences, mappings and dataclasses of tensors."""
-    if isinstance(output, Tensor):
-        return [output]
-    parts: Iterable[Any] = ()
-    if isinstance(output, Mapping):
-        parts = output.values()
-    elif isinstance(output, (list, tuple)):
-        parts = output
-    elif is_dataclass(output):
-        parts = vars(output).values()
-    return [tensor for part in parts for tensor in tensors(part)]
+    found, stack, seen = [], [output], set()
+    while stack:
+        value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            stack.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            stack.extend(value)
+        elif is_dataclass(value):
+            stack.extend(vars(value).values())
+    return found
 
 
 def leaves(outputs: list[Tensor]) -> set[Tensor]:

@@ -119,6 +119,23 @@ def _evaluating(model: nn.Module):
             module.training = training
 
 
+@contextmanager
+def _unchanged(model: nn.Module):
+    """Give the modules back the tensors that they had as attributes and buffers: those that vmap leaves are dead."""
+    holders = [holder for module in model.modules() for holder in (vars(module), module._buffers)]
+    before = [dict(holder) for holder in holders]
+    try:
+        yield
+    finally:
+        for holder, had in zip(holders, before, strict=True):
+            changed = [name for name, v in holder.items() if isinstance(v, Tensor) and v is not had.get(name)]
+            for name in changed:
+                if name in had:
+                    holder[name] = had[name]
+                else:
+                    del holder[name]
+
+
 class _Sampler:
     """Draws of the model's output, as far as the likelihood reads it; refuses what does not fit before the first."""
 
@@ -144,7 +161,8 @@ class _Sampler:
     def _chunk(self, output: Callable[..., Draws], size: int) -> Draws:
         if self.batched:
             try:
-                draws = torch.func.vmap(output, randomness="different")(torch.empty(size))
+                with _unchanged(self.model):
+                    draws = torch.func.vmap(output, randomness="different")(torch.empty(size))
                 self.advance(size)
                 return draws
             except Exception:  # it worked for the mean, so it is vmap that cannot follow, say, a branch on data

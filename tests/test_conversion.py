@@ -990,3 +990,28 @@ def test_sampling_in_train_mode_is_what_train_mode_does(reentrant):
         output = model(x)
     output.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+class WithPenalty(torch.nn.Module):
+    """Returns its output and the squares of all weights, also of a layer that does not run."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.unused = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        output = {"logits": self.a(x), "penalty": self.a.weight.square().sum() + self.unused.weight.norm()}
+        output["self"] = output
+        return output
+
+
+def test_a_penalty_of_the_weights_is_no_reading_past_the_layer():
+    model = to_bayesian(WithPenalty())
+    assert model(torch.randn(2, 3))["logits"].shape == (2, 3)
+
+
+def test_complex_layers_stay_as_they_are():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3, dtype=torch.complex64), torch.nn.Linear(3, 3))
+    with pytest.warns(UserWarning, match="deterministic"):
+        to_bayesian(model)
+    assert type(model[0]) is torch.nn.Linear

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import assert_close
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import mnvi
 from mnvi import ELBO, KLWarmup, MNLinear
@@ -317,3 +318,33 @@ def test_a_forgotten_conversion_is_noticed():
 def test_a_schedule_is_an_object():
     with pytest.raises(TypeError, match="KLWarmup'>, a class"):
         mnvi.ELBO(10, mnvi.KLWarmup)
+
+
+def test_an_objective_pickled_when_it_was_no_module():
+    old = ELBO.__new__(ELBO)
+    old.__setstate__({"num_data": 10, "kl_weight": KLWarmup(4), "step": 2})
+    layer = MNLinear(3, 2)
+    loss, _, kl = old(torch.tensor(0.0), layer)
+    assert_close(loss, 0.75 * kl / 10)
+    assert int(old.step) == 3
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_checkpointed_objective_counts_once(use_reentrant):
+    def gradients(run):
+        torch.manual_seed(0)
+        layer, elbo = MNLinear(3, 2), ELBO(10, KLWarmup(4))
+        x = torch.ones(5, 3, requires_grad=True)
+        run(lambda x: elbo(layer(x).square().mean(), layer)[0], x).backward()
+        assert int(elbo.step) == 1
+        return [parameter.grad for parameter in layer.parameters()]
+
+    expected = gradients(lambda function, x: function(x))
+    actual = gradients(lambda function, x: checkpoint(function, x, use_reentrant=use_reentrant))
+    for a, b in zip(actual, expected, strict=True):
+        assert_close(a, b)
+
+
+def test_a_schedule_without_a_number_is_named():
+    with pytest.raises(ValueError, match="gave None at step 0"):
+        ELBO(10, lambda step: None)(torch.tensor(0.0), MNLinear(3, 2))

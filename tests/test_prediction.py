@@ -436,3 +436,26 @@ def test_progress_without_an_end_counts(capsys, monkeypatch):
         now[0] = 3.0
         progress.advance(5)
     assert "predict: 5 in 3 s" in capsys.readouterr().err
+
+
+class Keeping(nn.Module):
+    """Keeps what it computes, as an attribute and as a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = mnvi.MNLinear(4, 3)
+        self.last = None
+        self.register_buffer("running", torch.zeros(()))
+
+    def forward(self, x):
+        self.last = self.layer(x)
+        self.running = 0.9 * self.running + 0.1 * self.last.mean()
+        return self.last
+
+
+def test_draws_leave_nothing_behind_in_the_model():
+    model = Keeping()
+    predict(model, X, 4)
+    copy.deepcopy(model)
+    assert model.last.sum().isfinite()
+    assert model.state_dict()["running"].isfinite()

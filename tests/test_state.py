@@ -613,14 +613,35 @@ def test_a_constrained_mean_goes_back_constrained(make):
     assert_close(plain(X), model(X))
 
 
-def test_a_mean_constrained_after_its_pruning_goes_back_as_it_is_used():
+def test_a_pruned_mean_is_not_constrained():
     layer = prune(mnvi.MNLinear(6, 6), fraction=0.5)
-    mnvi.constrain(layer, "weight", CWY(4), start="draw")
-    plain = mnvi.to_deterministic(layer)
-    assert type(plain) is nn.Linear
-    assert plain.weight.count_nonzero() == 18
-    assert_close(plain(X), layer.eval()(X))
-    assert parametrize.is_parametrized(layer, "weight")
+    before = layer.weight.detach().clone()
+    with pytest.raises(ValueError, match="is pruned: zeros would take it off the manifold"):
+        mnvi.constrain(layer, "weight", CWY(4), start="draw")
+    assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+def test_an_average_put_in_eval_mode_before_the_pruning_uses_no_pruned_mean(use_buffers):
+    model = mnvi.Sequential(mnvi.MNLinear(6, 8))
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=use_buffers).eval()
+    average.update_parameters(model)
+    prune(model, fraction=0.5)
+    average.update_parameters(model)
+    layer = average.module[0]
+    used = average(torch.eye(6)).mT - layer.bias[:, None]
+    assert (used[layer.pruned != 0].abs() < 1e-12).all()
+    assert (layer.pruned != 0).sum() == 24
+
+
+def test_a_layer_pickled_by_the_first_version_draws():
+    layer = mnvi.MNLinear(6, 8)
+    state = layer.__getstate__()
+    del state["_checkpoints"]
+    old = mnvi.MNLinear.__new__(mnvi.MNLinear)
+    old.__setstate__(state)
+    with mnvi.frozen_sample(old), mnvi.sampling(old):
+        assert old(X).shape == (len(X), 8)
 
 
 def test_dynamic_quantisation_takes_the_plain_network_and_passes_over_the_bayesian_one():

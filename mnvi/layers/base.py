@@ -110,6 +110,7 @@ class BayesianLayer(PrunableLayer):
     def forward(self, input: Tensor, *args) -> Tensor:
         """The torch layer's output for a drawn weight (or the mean): same shapes as the torch layer."""
         self._check_input(input)
+        self._notice()
         if self._frozen is not None or (self._sampling and not self.training):
             self._check_recomputation()
         if not self.samples:
@@ -145,6 +146,9 @@ class BayesianLayer(PrunableLayer):
     def __getstate__(self) -> dict:
         # A copy or a pickle made inside a context must not stay in it.
         return {**super().__getstate__(), "_sampling": False, "_frozen": None, "_checkpoints": 0}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({"_checkpoints": 0, **state})  # a pickle of the first version has none
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, estimator={self.estimator!r}"

@@ -14,8 +14,8 @@ class PrunableLayer(nn.Module):
     ``pruned``, in the weight's shape, is part of the state from the start, so that checkpoints and averages of models
     carry it; of 16 bits and floating-point, because averages take buffers for numbers. The stored weight is 0 after
     every step of a torch optimiser, whatever its momentum. What something else writes, into either in place, is put
-    right by :meth:`settle_`, which ``train()``, ``eval()``, loading and saving call. Where nothing is pruned, a forward
-    pass costs nothing more.
+    right by :meth:`settle_`, which ``train()``, ``eval()``, loading, saving and a forward pass in eval mode call. Where
+    nothing is pruned, a forward pass costs nothing more.
     """
 
     weight: nn.Parameter
@@ -48,6 +48,16 @@ class PrunableLayer(nn.Module):
         if version != self._seen:  # asking a device for numbers waits for it
             self._seen, self._is_pruned = version, bool((mask != 0).any())
         self._zero()
+
+    def _notice(self) -> None:
+        """:meth:`settle_` in eval mode, where an average may have got its mask after its last ``eval()``.
+
+        While training it would ask the device at every forward pass for the buffers that DDP broadcasts.
+        """
+        if self.training or torch.compiler.is_compiling() or in_transform():
+            return
+        if _version(self.pruned) != self._seen:
+            self.settle_()
 
     def stepped(self, parameter: Tensor, optimiser: Optimizer) -> None:
         """After a step of an optimiser, whose momentum or weight noise may move pruned means."""

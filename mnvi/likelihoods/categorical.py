@@ -58,7 +58,7 @@ class Categorical(Likelihood):
             raise TypeError(f"Categorical takes class indices of an integer type as target, got {target.dtype}")
         classes, index = self._classes_last(first(draws)).shape[-1], target.long()
         if not all_of(((index >= 0) & (index < classes)) | (index == self.ignore_index)):
-            raise ValueError(f"target must hold classes from 0 to {classes - 1}, got {target.min()} to {target.max()}")
+            raise ValueError(f"target must hold classes from 0 to {classes - 1}, got {index.min()} to {index.max()}")
 
     def log_density(self, draws: Draws, target: Tensor) -> Tensor:
         log_probs = self._classes_last(first(draws)).log_softmax(-1)

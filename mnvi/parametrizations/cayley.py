@@ -17,7 +17,8 @@ from .group import GroupParametrization
 class Cayley(GroupParametrization):
     """Q = (I + A)⁻¹(I − A), A skew-symmetric: every rotation without an angle of π; of a complex weight, in U(n).
 
-    Towards an angle of π the entries of A grow without bound.
+    Towards an angle of π the entries of A grow without bound, and rounding with them: a weight that is assigned comes
+    back up to √eps there, or is refused.
 
     Args:
         init: ``"cayley"`` (default), ``"henaff"``, ``"haar"`` or ``"identity"``.

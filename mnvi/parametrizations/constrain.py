@@ -60,6 +60,8 @@ def constrain(
     weight = getattr(module, name, None)
     if not isinstance(weight, nn.Parameter):
         raise ValueError(f"{type(module).__name__} has no parameter {name!r} of its own")
+    if name == "weight" and getattr(module, "is_pruned", False):
+        raise ValueError(f"the weight of this {type(module).__name__} is pruned: zeros would take it off the manifold")
     if weight.is_meta:
         raise ValueError(f"{name!r} of {type(module).__name__} is on the meta device; constrain it once it has numbers")
     if weight.dim() < 2 or not weight.numel():
