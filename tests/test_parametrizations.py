@@ -282,7 +282,7 @@ def test_weight_decay_cannot_break_it(name, shape, dtype):
     optimiser = torch.optim.SGD(linear.parameters(), lr=1.0, weight_decay=0.999)
     for _ in range(200):
         optimiser.zero_grad()
-        (0 * linear.weight.abs().sum()).backward()
+        (0 * linear.weight.real.sum()).backward()  # abs() of a tiny complex number can have the gradient NaN
         optimiser.step()
     assert defect(linear.weight) < tolerance(linear.weight)
     if determinant is not None:
