@@ -99,4 +99,4 @@ def _directions(vectors: Tensor) -> Tensor:
     largest = vectors.detach().abs().amax((-2, -1), keepdim=True)
     scaled = vectors / torch.where(largest > 0, largest, 1)
     norm = torch.linalg.vector_norm(scaled, dim=(-2, -1), keepdim=True)
-    return torch.view_as_complex(scaled / norm.clamp(min=0.5))
+    return torch.complex(*(scaled / norm.clamp(min=0.5)).unbind(-1))  # view_as_complex does not take all strides
