@@ -526,7 +526,7 @@ def test_a_float16_layer_draws_variances_that_float16_has_not(estimator):
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.usefixtures("clean_compiler")
-@NARROW
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
 def test_a_16_bit_layer_compiles_without_a_graph_break(dtype):
     model = network(prior=priors.GroupARD()).to(dtype)
 
