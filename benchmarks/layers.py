@@ -12,12 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-import measuring
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mnvi
+from benchmarks import measuring
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 NUM_DATA = 60_000

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-import measuring
 import torch
 from torch import nn
 
+from benchmarks import measuring
 from mnvi.manifolds import Stiefel
 from mnvi.optim import RiemannianAdam, RiemannianSGD
 

@@ -24,12 +24,12 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import measuring
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 import mnvi
+from benchmarks import measuring
 from mnvi.manifolds import SpecialOrthogonal, Stiefel
 from mnvi.optim import CoordinateDescent, RiemannianSGD
 from mnvi.parametrizations import CWY, OWN, TCWY, Cayley, Exponential, Householder, Parametrization, Trivialization

@@ -17,19 +17,17 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import checkpoints
-import metrics
-import results
 import torch
 import torch.nn.functional as F
-from command_line import as_program, option, parse
-from data import Data, hold_out, load
-from networks import build
-from pruning import choose_threshold, kept_weights, pruned, weights_left, zero_
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import mnvi
+from examples.common import checkpoints, metrics, results
+from examples.common.command_line import as_program, option, parse
+from examples.common.data import Data, hold_out, load
+from examples.common.networks import build
+from examples.common.pruning import choose_threshold, kept_weights, pruned, weights_left, zero_
 from mnvi.sparsity import compact
 
 

@@ -1,8 +1,11 @@
-"""Bayesian deep learning with matrix-normal weight posteriors in PyTorch."""
+"""Bayesian deep learning with matrix-normal weight posteriors, and optimisation on manifolds, in PyTorch."""
+
+from importlib.metadata import PackageNotFoundError, version
 
 from . import (
     covariance,
     distributions,
+    layers,
     likelihoods,
     linalg,
     manifolds,
@@ -14,17 +17,38 @@ from . import (
     sparsity,
 )
 from .convert import to_bayesian, to_deterministic
-from .layers import MNConv1d, MNConv2d, MNConv3d, MNConvTranspose1d, MNConvTranspose2d, MNConvTranspose3d, MNLinear
-from .learning_rates import parameter_groups
+from .covariance import Factor
+from .layers import (
+    BayesianLayer,
+    MNConv1d,
+    MNConv2d,
+    MNConv3d,
+    MNConvTranspose1d,
+    MNConvTranspose2d,
+    MNConvTranspose3d,
+    MNLinear,
+    MNTransposedLinear,
+    bayesian_layers,
+)
+from .likelihoods import Prediction
+from .manifolds import Manifold, Point
 from .module import Module, Sequential, frozen_sample, kl, sampling
 from .objective import ELBO, KLWarmup
+from .optim import other_parameters, parameter_groups
 from .parametrizations import constrain
-from .predictive import Prediction, predict
+from .posteriors import Posterior
+from .predictive import predict
+from .priors import Prior
 
-__version__ = "0.1.0"
+try:
+    __version__ = version("mnvi")
+except PackageNotFoundError:  # a copy of the sources that is not installed
+    __version__ = "unknown"
 
 __all__ = [
     "ELBO",
+    "BayesianLayer",
+    "Factor",
     "KLWarmup",
     "MNConv1d",
     "MNConv2d",
@@ -33,18 +57,26 @@ __all__ = [
     "MNConvTranspose2d",
     "MNConvTranspose3d",
     "MNLinear",
+    "MNTransposedLinear",
+    "Manifold",
     "Module",
+    "Point",
+    "Posterior",
     "Prediction",
+    "Prior",
     "Sequential",
+    "bayesian_layers",
     "constrain",
     "covariance",
     "distributions",
     "frozen_sample",
     "kl",
+    "layers",
     "likelihoods",
     "linalg",
     "manifolds",
     "optim",
+    "other_parameters",
     "parameter_groups",
     "parametrizations",
     "posteriors",

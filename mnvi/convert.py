@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from . import layers, posteriors, priors
-from .deterministic import described, deterministic_modules
-from .early_optimisers import watch_early_optimisers
-from .layers import MNTransposedLinear
+from ._models.bypassed_layers import check_first_pass, stop_checking
+from ._models.deterministic_weights import described, deterministic_modules
+from ._models.early_optimizers import watch_early_optimizers
+from ._models.tied_weights import refuse_tied
+from .layers import MNTransposedLinear, bayesian_layers
 from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, column_split
 from .layers.transposed_linear import is_transposed_linear
-from .module import bayesian_layers, draw_in_every_mode, kl
-from .past_forward import check_first_pass, stop_checking
-from .tying import refuse_tied
+from .module import disable_fast_path, kl
 
 _KINDS: dict[type, type] = {
     nn.Linear: layers.MNLinear,
@@ -34,7 +34,7 @@ LARGE = 32 * 2**20  # bytes of covariance factors above which a conversion says 
 
 def to_bayesian(
     model: nn.Module,
-    posterior: posteriors.Family | None = None,
+    posterior: posteriors.PosteriorSpec | None = None,
     prior=None,
     skip: Iterable[str] = (),
     *,
@@ -93,10 +93,10 @@ def to_bayesian(
         layer._make_bayesian(made_prior, made_posterior, estimator)
         made_posterior.train(layer.training)
         made_prior.train(layer.training)
-    draw_in_every_mode(model)
+    disable_fast_path(model)
     stop_checking(model)
     model.register_forward_hook(check_first_pass)
-    watch_early_optimisers(chosen)
+    watch_early_optimizers(chosen)
     if not hasattr(model, "kl"):
         model.kl = partial(kl, model)  # type: ignore[assignment]  # unlike a bound method, copies and pickles with it
     return model
@@ -190,7 +190,7 @@ def _below(name: str, root: str) -> bool:
     return root == "" or name == root or name.startswith(root + ".")
 
 
-def _parts(weight: Tensor, posterior: posteriors.Family, prior) -> tuple[priors.PriorModule, posteriors.Posterior]:
+def _parts(weight: Tensor, posterior: posteriors.PosteriorSpec, prior) -> tuple[priors.Prior, posteriors.Posterior]:
     made_prior, made_posterior = build_parts(weight, posterior, prior)
     scale = 0.0 if weight.is_meta else INITIAL_RATIO * weight.detach().square().mean().sqrt().item()
     if scale > 0:
@@ -211,7 +211,7 @@ def _warn_of_deterministic(model: nn.Module, chosen: Iterable[Any], skip: tuple[
         )
 
 
-def _warn_if_large(name: str, weight: Tensor, posterior: posteriors.Family) -> None:
+def _warn_if_large(name: str, weight: Tensor, posterior: posteriors.PosteriorSpec) -> None:
     matrix = weight.flatten(1)
     count = posterior.num_parameters((matrix.shape[0], matrix.shape[1]), column_split(weight))
     if count * weight.element_size() > LARGE:

@@ -1,23 +1,16 @@
 """What a whole model gains: its KL, and the two contexts that make it draw outside training."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .layers import BayesianLayer
-from .layers.checkpointing import checkpoints
-from .tying import refuse_shared_means
-
-
-def bayesian_layers(model: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
-    """(name, layer) of every Bayesian layer of ``model``, shared ones once."""
-    for name, module in model.named_modules():
-        if isinstance(module, BayesianLayer):
-            yield name, module
+from ._models.tied_weights import refuse_shared_means
+from ._torch.checkpointing import checkpoints
+from .layers import BayesianLayer, bayesian_layers
 
 
 def kl(model: nn.Module) -> Tensor:
@@ -48,7 +41,7 @@ def warn_without_posterior(model: nn.Module, consequence: str, stacklevel: int =
         warnings.warn(f"the model has no Bayesian layer, so {consequence}; {advice}", stacklevel=stacklevel)
 
 
-def draw_in_every_mode(model: nn.Module) -> None:
+def disable_fast_path(model: nn.Module) -> None:
     """Keep torch's fused inference path out of transformers with Bayesian layers: it reads weights past the layers."""
     for module in model.modules():
         if isinstance(module, (nn.TransformerEncoder, nn.TransformerEncoderLayer)) and any(bayesian_layers(module)):
@@ -58,7 +51,7 @@ def draw_in_every_mode(model: nn.Module) -> None:
 
 @contextmanager
 def _state(model: nn.Module, attributes: Callable[[BayesianLayer], dict[str, Any]]):
-    draw_in_every_mode(model)
+    disable_fast_path(model)
     layers = [layer for _, layer in bayesian_layers(model)]
     for layer in layers:
         layer.settle_()

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import positive_int
+from ._checks import positive_int
+from .layers import bayesian_layers
 from .likelihoods import Likelihood
 from .likelihoods.base import described
-from .module import bayesian_layers, kl, warn_without_posterior
+from .module import kl, warn_without_posterior
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .checks import instance, positive_int
-from .inputs import Inputs, batches
+from ._checks import instance, positive_int
+from ._inputs import Inputs, batches
+from ._progress import Progress
 from .likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Likelihood, Poisson, Prediction
 from .likelihoods.base import Draws, first, over
 from .module import sampling, warn_without_posterior
-from .progress import Progress
 
 # Those that have no parameters; "gaussian" has the scale ``noise_scale``.
 SHORT_NAMES: dict[str, type[Likelihood]] = {

@@ -6,7 +6,6 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SOME_FAMILIES, assert_close, cases, dense_covariance, randomise
 from torch import nn
 from torch.distributions import Categorical, MultivariateNormal, Normal
 
@@ -15,6 +14,8 @@ from mnvi import ELBO, KLWarmup, MNLinear, frozen_sample, predict, sampling, to_
 from mnvi.covariance import Diagonal
 from mnvi.posteriors import MatrixNormal
 from mnvi.priors import GroupARD
+from tests.cases import SOME_FAMILIES, cases
+from tests.laws import assert_close, dense_covariance, randomise
 
 pytestmark = pytest.mark.usefixtures("float64")
 

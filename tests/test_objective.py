@@ -6,13 +6,13 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_close
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import mnvi
 from mnvi import ELBO, KLWarmup, MNLinear
 from mnvi.likelihoods import Categorical, Gaussian
+from tests.laws import assert_close
 
 pytestmark = pytest.mark.usefixtures("float64")
 

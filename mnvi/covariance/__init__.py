@@ -1,6 +1,9 @@
 """One factor of a covariance: small descriptions here, the modules that compute with them beside each."""
 
-from .base import Covariance, Factor
+from typing import TYPE_CHECKING
+
+from .._deprecation import renamed
+from .base import Factor, FactorSpec
 from .block_diagonal import BlockDiagonal
 from .dense import Dense
 from .diagonal import Diagonal
@@ -8,4 +11,7 @@ from .identity import Identity
 from .kronecker import Kronecker
 from .low_rank import LowRank
 
-__all__ = ["BlockDiagonal", "Covariance", "Dense", "Diagonal", "Factor", "Identity", "Kronecker", "LowRank"]
+__all__ = ["BlockDiagonal", "Dense", "Diagonal", "Factor", "FactorSpec", "Identity", "Kronecker", "LowRank"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Covariance": "FactorSpec"})

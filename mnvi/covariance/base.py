@@ -100,7 +100,7 @@ class Factor(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Covariance(ABC):
+class FactorSpec(ABC):
     """A small immutable description of a factor; a posterior turns it into parameters with ``build``."""
 
     @abstractmethod

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import positive_int
+from .._checks import positive_int
 from ..linalg.contraction import contract, mirrored
-from .base import Covariance, Factor
+from .base import Factor, FactorSpec
 
 
 @dataclass(frozen=True)
-class BlockDiagonal(Covariance):
+class BlockDiagonal(FactorSpec):
     """Dense blocks of ``block_size`` neighbouring coordinates, independent of each other.
 
     About ``size``·``block_size`` numbers are held. The last block is smaller where ``block_size`` does not divide

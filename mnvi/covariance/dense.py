@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from ..linalg import triangular
 from ..linalg.contraction import contract, mirrored
-from .base import Covariance, Factor
+from .base import Factor, FactorSpec
 
 
 @dataclass(frozen=True)
-class Dense(Covariance):
+class Dense(FactorSpec):
     """Any positive definite covariance: F is lower-triangular, its diagonal stored as a logarithm.
 
     ``size``²/2 numbers are held for large sizes, ``size``² below 300; whatever they

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ..linalg.contraction import contract_diagonal
-from .base import Covariance, Factor
+from .base import Factor, FactorSpec
 
 
 @dataclass(frozen=True)
-class Diagonal(Covariance):
+class Diagonal(FactorSpec):
     """Independent coordinates: F = diag(exp ``log_diagonal``); ``size`` numbers are held."""
 
     def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "DiagonalFactor":

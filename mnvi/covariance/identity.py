@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Covariance, Factor
+from .base import Factor, FactorSpec
 
 
 @dataclass(frozen=True)
-class Identity(Covariance):
+class Identity(FactorSpec):
     """Independent coordinates of unit variance; nothing is held, so the other factor carries the scale."""
 
     def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "IdentityFactor":

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..checks import instance
-from .base import Covariance, Factor
+from .._checks import instance
+from .base import Factor, FactorSpec
 from .dense import Dense
 
 
 @dataclass(frozen=True)
-class Kronecker(Covariance):
+class Kronecker(FactorSpec):
     """``left`` ⊗ ``right`` on a vector made of two axes, the right one varying fastest.
 
     For the columns of a convolution the axes are (channels, kernel positions). Elsewhere, where a layer has no such
@@ -20,12 +20,12 @@ class Kronecker(Covariance):
     7 = 1·7). What the two parts hold is held: for two Dense parts about a² + b² numbers instead of (a·b)².
     """
 
-    left: Covariance = field(default_factory=Dense)
-    right: Covariance = field(default_factory=Dense)
+    left: FactorSpec = field(default_factory=Dense)
+    right: FactorSpec = field(default_factory=Dense)
 
     def __post_init__(self) -> None:
-        instance("left", self.left, Covariance)
-        instance("right", self.right, Covariance)
+        instance("left", self.left, FactorSpec)
+        instance("right", self.right, FactorSpec)
 
     def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "KroneckerFactor":
         a, b = split or most_square(size)

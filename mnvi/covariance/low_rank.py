@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..checks import positive_int
-from .base import Covariance, Factor
+from .._checks import positive_int
+from .base import Factor, FactorSpec
 
 
 @dataclass(frozen=True)
-class LowRank(Covariance):
+class LowRank(FactorSpec):
     """diag(d²) + C Cᵀ with C of shape (size, ``rank``); ``size``·(``rank`` + 1) numbers are held."""
 
     rank: int

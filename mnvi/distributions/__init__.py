@@ -5,10 +5,10 @@ with a positive diagonal. With the row covariance U = A Aᵀ and the column cova
 `W.flatten()` is N(M.flatten(), U ⊗ V).
 
 `torch.distributions.kl_divergence` knows every pair of normal distributions of one event in which one is of a class
-here: see :mod:`mnvi.distributions.divergences`.
+here: see :mod:`mnvi.distributions._divergences`.
 """
 
-from . import divergences
+from . import _divergences as divergences
 from .matrix_normal import MatrixNormal
 from .matrix_normal_plus_diagonal import MatrixNormalPlusDiagonal
 

@@ -1,6 +1,6 @@
 """Bayesian layers: torch's layers with a posterior over their weight."""
 
-from .base import BayesianLayer
+from .base import BayesianLayer, bayesian_layers
 from .conv import MNConv1d, MNConv2d, MNConv3d, MNConvTranspose1d, MNConvTranspose2d, MNConvTranspose3d
 from .linear import MNLinear
 from .transposed_linear import MNTransposedLinear
@@ -15,4 +15,5 @@ __all__ = [
     "MNConvTranspose3d",
     "MNLinear",
     "MNTransposedLinear",
+    "bayesian_layers",
 ]

@@ -1,6 +1,6 @@
 """All the Bayesian behaviour of a layer, once; linear.py and conv.py add only how an input meets a weight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .. import posteriors, priors
-from ..checks import instance, one_of, positive_int
-from ..linalg.precision import full_precision
+from .._checks import instance, one_of, positive_int
+from .._torch.autocast import full_precision
+from .._torch.checkpointing import recomputes_more_than
 from ..posteriors.base import Noise
-from .checkpointing import recomputes_more_than
-from .pruning import PrunableLayer
-from .widening import NARROW, widened
+from ._pruning import PrunableLayer
+from ._widening import NARROW, widened
 
 Result = TypeVar("Result")
 INITIAL_RATIO = 0.1  # posterior standard deviation / standard deviation of the weights, at the start
@@ -33,11 +33,11 @@ class BayesianLayer(PrunableLayer):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    prior: priors.PriorModule
+    prior: priors.Prior
     posterior: posteriors.Posterior
     default_estimator = "local"
 
-    def _make_bayesian(self, prior: priors.PriorModule, posterior: posteriors.Posterior, estimator: str | None) -> None:
+    def _make_bayesian(self, prior: priors.Prior, posterior: posteriors.Posterior, estimator: str | None) -> None:
         """Attach what :func:`build_parts` made; the torch layer's own ``__init__`` has run."""
         self.estimator = estimator or self.default_estimator
         self._sampling = False
@@ -154,7 +154,14 @@ class BayesianLayer(PrunableLayer):
         return f"{super().extra_repr()}, estimator={self.estimator!r}"
 
 
-def build_parts(weight: Tensor, posterior, prior) -> tuple[priors.PriorModule, posteriors.Posterior]:
+def bayesian_layers(model: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
+    """(name, layer) of every Bayesian layer of ``model``, shared ones once."""
+    for name, module in model.named_modules():
+        if isinstance(module, BayesianLayer):
+            yield name, module
+
+
+def build_parts(weight: Tensor, posterior, prior) -> tuple[priors.Prior, posteriors.Posterior]:
     """The prior and posterior modules for a layer's ``weight``; ``None`` is the default of each."""
     matrix = weight.flatten(1)
     options = {"device": weight.device, "dtype": weight.dtype}
@@ -180,8 +187,8 @@ def check_layer_arguments(posterior, prior, estimator: str | None, **sizes: int)
     for name, size in sizes.items():
         positive_int(name, size)
     if posterior is not None:
-        instance("posterior", posterior, posteriors.Family)
+        instance("posterior", posterior, posteriors.PosteriorSpec)
     if prior is not None:
-        instance("prior", prior, priors.Prior)
+        instance("prior", prior, priors.PriorSpec)
     if estimator is not None:
         one_of("estimator", estimator, ("local", "weight"))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import positive_int
+from .._checks import positive_int
 from .base import BayesianLayer, build_parts, check_layer_arguments
 
 

@@ -1,5 +1,8 @@
 """Observation models, one file each: the loss for training, and what ``predict`` makes of the draws."""
 
+from typing import TYPE_CHECKING
+
+from .._deprecation import renamed
 from .base import Likelihood
 from .bernoulli import Bernoulli
 from .categorical import Categorical
@@ -7,7 +10,7 @@ from .gaussian import Gaussian
 from .heteroscedastic_gaussian import HeteroscedasticGaussian
 from .poisson import Poisson
 from .prediction import Prediction
-from .standardised import Standardised
+from .standardized import Standardized
 from .student_t import StudentT
 
 __all__ = [
@@ -18,6 +21,9 @@ __all__ = [
     "Likelihood",
     "Poisson",
     "Prediction",
-    "Standardised",
+    "Standardized",
     "StudentT",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Standardised": "Standardized"})

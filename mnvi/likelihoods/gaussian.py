@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ._location_scale import LocationScale
 from .base import Draws, Summary, first
-from .location_scale import LocationScale
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from ._location_scale import check_real
 from .base import Draws, Likelihood, Summary, described
 from .gaussian import normal_log_density, normal_observe, normal_summary
-from .location_scale import check_real
 
 
 class HeteroscedasticGaussian(Likelihood):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..checks import positive_int
+from .._checks import positive_int
 
 if TYPE_CHECKING:
     from .base import Draws, Likelihood

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..checks import positive_float
+from .._checks import positive_float
+from ._location_scale import LocationScale
 from .base import Draws, Summary, first
-from .location_scale import LocationScale
 
 
 class StudentT(LocationScale):

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .branching import within
+from .._torch.tracing import all_within
 from .elementary import identity
 from .polar import polar_factor
 from .solve import solve
@@ -17,7 +17,7 @@ def times_cayley(x: Tensor, a: Tensor) -> Tensor:
     a solve would lose the identity beside it. Raises ValueError if a is not finite.
     """
     eye = identity(a)
-    if within(a, LIMIT, traced=True):
+    if all_within(a, LIMIT, traced=True):
         return 2 * solve(eye - a / 2, x, left=False) - x
     half = polar_factor(eye + a / 2)
     return x @ half @ half

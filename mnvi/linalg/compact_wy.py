@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .branching import plain, within
-from .differentiation import differentiable_once
+from .._torch.once_differentiable import differentiable_once
+from .._torch.tracing import all_within, plain_operations
 from .elementary import identity
 from .polar import corrected
 from .solve import solve_triangular
@@ -23,14 +23,14 @@ BLOCK = 128  # rows at a time: of a product with a triangle little more than its
 
 def first_columns(u: Tensor, p: int) -> Tensor:
     """The first p columns of the product, shape (..., n, p), in O(Lnp) work."""
-    if plain():
+    if plain_operations():
         return corrected(torch.eye(u.shape[-1], p, dtype=u.dtype, device=u.device) - u.mT @ _plain_factor(u, p))
     return _Columns.apply(u, p)  # type: ignore[return-value]
 
 
 def right_factor(u: Tensor, p: int) -> Tensor:
     """The first p columns of S⁻¹U, shape (..., L, p): the product's are [I; 0] − Uᵀ of them."""
-    return _plain_factor(u, p) if plain() else _RightFactor.apply(u, p)  # type: ignore[return-value]
+    return _plain_factor(u, p) if plain_operations() else _RightFactor.apply(u, p)  # type: ignore[return-value]
 
 
 def _plain_factor(u: Tensor, p: int) -> Tensor:
@@ -90,7 +90,7 @@ def _triangle(u: Tensor) -> tuple[Tensor, bool]:
     count, n = u.shape[-2:]
     s = _gram(u, n)
     size = torch.linalg.matrix_norm(s) / (count + count**2 / n) ** 0.5
-    nearly_parallel = not within(size, 2.0, traced=False)
+    nearly_parallel = not all_within(size, 2.0, traced=False)
     if nearly_parallel:
         s = _gram(u, max(8, n // 8))  # sums of few terms round less
     s.diagonal(dim1=-2, dim2=-1).mul_(0.5)

@@ -1,10 +1,7 @@
-"""Parts of matrices that everything else is written with, and the numbers that torch's decompositions take."""
+"""Parts of matrices that everything else is written with."""
 
 import torch
 from torch import Tensor
-
-REAL = (torch.float32, torch.float64)  # the numbers that torch's decompositions take
-COMPLEX = (torch.complex64, torch.complex128)
 
 
 def identity(like: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .branching import plain, refuse_nonfinite
-from .elementary import COMPLEX, REAL, skew
-from .precision import full_precision
-from .scaling_and_squaring import differentiate, evaluate
-from .traced_exponential import traced_exponential, transformed
+from .._torch.autocast import full_precision
+from .._torch.dtypes import COMPLEX, REAL
+from .._torch.tracing import plain_operations, refuse_nonfinite
+from ._scaling_and_squaring import differentiate, evaluate
+from ._traced_exponential import traced_exponential, transformed
+from .elementary import skew
 
 
 def exponential(a: Tensor, name: str = "the argument of the exponential", *, tangent: bool = False) -> Tensor:
@@ -44,7 +45,7 @@ def exponential(a: Tensor, name: str = "the argument of the exponential", *, tan
     if not a.numel():
         return a.clone()
     batch = a.reshape(-1, *a.shape[-2:])
-    if plain() or (torch.compiler.is_compiling() and transformed()):
+    if plain_operations() or (torch.compiler.is_compiling() and transformed()):
         refuse_nonfinite(name, batch)
         return _torchs(batch).reshape(a.shape)
     if torch.compiler.is_compiling():

@@ -16,23 +16,23 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .._torch.tracing import plain_operations
 from . import spectral
-from .branching import plain
 
 
 def log(s: Tensor, eigenvalues: Tensor) -> Tensor:
     """diag(log λ), for ``s`` of shape (..., n, n) and ``eigenvalues`` of shape (..., n)."""
-    return (_DualLog if plain() else _Log).apply(s, eigenvalues)  # type: ignore[return-value]
+    return (_DualLog if plain_operations() else _Log).apply(s, eigenvalues)  # type: ignore[return-value]
 
 
 def along(s: Tensor, v: Tensor, eigenvalues: Tensor) -> Tensor:
     """D log_S[v], all in the basis of the eigenvectors, shape (..., n, n)."""
-    return (_DualAlong if plain() else _Along).apply(s, v, eigenvalues)  # type: ignore[return-value]
+    return (_DualAlong if plain_operations() else _Along).apply(s, v, eigenvalues)  # type: ignore[return-value]
 
 
 def inverse_along(s: Tensor, v: Tensor, eigenvalues: Tensor) -> Tensor:
     """(D log_S)⁻¹[v]."""
-    return (_DualInverseAlong if plain() else _InverseAlong).apply(s, v, eigenvalues)  # type: ignore[return-value]
+    return (_DualInverseAlong if plain_operations() else _InverseAlong).apply(s, v, eigenvalues)  # type: ignore[return-value]
 
 
 class _Log(Function):

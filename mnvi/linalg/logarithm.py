@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .branching import within
+from .._torch.tracing import all_within
 from .elementary import identity, skew
 from .polar import polar_factor
 from .quadrature import gauss_legendre
@@ -26,7 +26,7 @@ def logarithm(q: Tensor) -> Tensor:
     eye = identity(q)
     root = polar_factor(q + eye)
     error = torch.linalg.matrix_norm(root @ root - q)
-    if not within(error, torch.finfo(q.dtype).eps ** 0.5, traced=True):
+    if not all_within(error, torch.finfo(q.dtype).eps ** 0.5, traced=True):
         raise ValueError(
             "no unique logarithm: an angle between the points is π up to rounding, or they lie in different components "
             f"(the square root of xᴴy is wrong by {error.max().item():.2g})"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .branching import refuse_nonfinite, within
+from .._torch.tracing import all_within, refuse_nonfinite
 from .cayley import LIMIT, times_cayley
 from .elementary import identity, skew
 from .exponential import exponential, times_exponential
@@ -33,7 +33,7 @@ def qr(x: Tensor, v: Tensor) -> Tensor:
     """
     y = x + v
     gram = y.mH @ y
-    if within(gram, LIMIT, traced=False):
+    if all_within(gram, LIMIT, traced=False):
         return solve_triangular(torch.linalg.cholesky_ex(gram).L.mH, y, upper=True, left=False)
     refuse_nonfinite("a tangent vector", v)
     q, diagonal = _householder(y)
@@ -48,7 +48,7 @@ def qr(x: Tensor, v: Tensor) -> Tensor:
 def polar(x: Tensor, v: Tensor) -> Tensor:
     """(x + v)(I + vᴴv)^-½, the nearest point to x + v. Source: Absil, Mahony & Sepulchre (2008), example 4.1.3."""
     y = x + v
-    if _square(x) and not x.is_complex() and not within(v, LIMIT, traced=False):
+    if _square(x) and not x.is_complex() and not all_within(v, LIMIT, traced=False):
         return polar_factor(y, slogdet(x)[0])  # as in qr
     return polar_factor(y)
 
@@ -64,7 +64,7 @@ def cayley(x: Tensor, v: Tensor) -> Tensor:
     if _square(x):
         return corrected(times_cayley(x, skew(x.mH @ v)))
     both, gram, a, s = _span(x, v)
-    if not within(s, LIMIT, traced=True):
+    if not all_within(s, LIMIT, traced=True):
         return _in_frame(x, v, times_cayley)
     eye = identity(a)
     b = inverse(eye - a / 2 + (s + a @ a) / 4)  # wᴴw = vᴴv + A²
@@ -82,7 +82,7 @@ def geodesic(x: Tensor, v: Tensor, beta: float = 0.5) -> Tensor:
     if _square(x):
         return corrected(x @ exponential(skew(x.mH @ v), "a tangent vector", tangent=True))
     both, gram, a, s = _span(x, v)
-    if not within(s, LIMIT, traced=True):
+    if not all_within(s, LIMIT, traced=True):
         return _in_frame(x, v, times_exponential, beta)
     p, eye = x.shape[-1], identity(a)
     generator = _blocks(2 * beta * a, -(s + a @ a), eye.expand_as(a), torch.zeros_like(a))

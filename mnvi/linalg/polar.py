@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .branching import jit_tracing, plain, refuse_nonfinite, within
+from .._torch.autocast import full_precision
+from .._torch.tracing import all_within, jit_tracing, plain_operations, refuse_nonfinite
 from .elementary import identity, skew, sym
-from .precision import full_precision
 from .solve import slogdet, solve
 
 SPREAD = 30.0  # largest ratio of eigenvalues of yᴴy at which the Gram matrix is as good as the SVD, to about 30 eps
@@ -37,7 +37,7 @@ def polar_factor(y: Tensor, orientation: Tensor | None = None) -> Tensor:
     """
     if jit_tracing():
         return _decompose(y, orientation)[0]
-    if plain():
+    if plain_operations():
         return _DualPolarFactor.apply(y, orientation)[0]  # type: ignore[index]
     factor = _PolarFactor.apply if torch.is_grad_enabled() else _decompose
     return factor(y, orientation)[0]  # type: ignore[index]
@@ -116,12 +116,12 @@ class _DualSylvester(_Sylvester):
 
 
 def _sylvester(h: Tensor, c: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
-    return (_DualSylvester if plain() else _Sylvester).apply(h, c, vectors, values)  # type: ignore[return-value]
+    return (_DualSylvester if plain_operations() else _Sylvester).apply(h, c, vectors, values)  # type: ignore[return-value]
 
 
 def _defined(result: Tensor, grad: Tensor) -> Tensor:
     """The gradient ``result``, 0 where ``grad`` is 0; ValueError where there is none, outside traced graphs."""
-    if within(result, torch.finfo(result.dtype).max, traced=True):
+    if all_within(result, torch.finfo(result.dtype).max, traced=True):
         return result
     unused = (grad == 0).flatten(-2).all(-1)
     missing = ~result.isfinite().flatten(-2).all(-1) & grad.isfinite().flatten(-2).all(-1) & ~unused
@@ -146,10 +146,10 @@ def _decompose(y: Tensor, orientation: Tensor | None) -> tuple[Tensor, Tensor, T
 
 def _from_gram(y: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:  # None where that would cost accuracy
     gram, info = y.mH @ y, torch.finfo(y.dtype)
-    if not within(gram, info.max, traced=False):
+    if not all_within(gram, info.max, traced=False):
         return None
     squares, vectors = torch.linalg.eigh(gram)
-    if not within(squares[..., -1].clamp(min=info.tiny / info.eps) / squares[..., 0], SPREAD, traced=False):
+    if not all_within(squares[..., -1].clamp(min=info.tiny / info.eps) / squares[..., 0], SPREAD, traced=False):
         return None
     values = squares.sqrt()
     root = (vectors / values[..., None, :]) @ vectors.mH

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .branching import plain, refuse_nonfinite, within
-from .differentiation import differentiable_once
+from .._torch.once_differentiable import differentiable_once
+from .._torch.tracing import all_within, plain_operations, refuse_nonfinite
 from .elementary import identity
 
 
@@ -16,7 +16,7 @@ def unit_rows(v: Tensor) -> Tensor:
     Raises:
         ValueError: there is NaN or infinity among them, outside traced graphs.
     """
-    return _plain_unit_rows(v) if plain() else _UnitRows.apply(v)  # type: ignore[return-value]
+    return _plain_unit_rows(v) if plain_operations() else _UnitRows.apply(v)  # type: ignore[return-value]
 
 
 def mirror(q: Tensor, axis: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class _UnitRows(torch.autograd.Function):
     def forward(ctx: Any, v: Tensor) -> Tensor:  # type: ignore[override]
         length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
         tiny = torch.finfo(v.dtype).tiny ** 0.5
-        if not within(length, 1 / tiny, traced=False) or not within(1 / length, 1 / tiny, traced=False):
+        if not all_within(length, 1 / tiny, traced=False) or not all_within(1 / length, 1 / tiny, traced=False):
             return _UnitRows._of_any_length(ctx, v)
         u = v / length
         ctx.save_for_backward(u, length)
@@ -118,7 +118,7 @@ def reflect(x: Tensor, u: Tensor) -> Tensor:
     One reflection after the other; the backward pass keeps the result only and takes them off again. Differentiable
     once.
     """
-    if not plain():
+    if not plain_operations():
         return _Reflected.apply(x, u)  # type: ignore[return-value]
     for each in u.split(1, -2):
         x = x - 2 * (x @ each.mT) * each

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .branching import plain
-from .differentiation import differentiable_once
+from .._torch.once_differentiable import differentiable_once
+from .._torch.tracing import plain_operations
 
 
 def turn_layers(x: Tensor, blocks: Tensor, sizes: list[int]) -> Tensor:
@@ -15,7 +15,7 @@ def turn_layers(x: Tensor, blocks: Tensor, sizes: list[int]) -> Tensor:
 
     Differentiable once.
     """
-    if not plain():
+    if not plain_operations():
         return _Mesh.apply(x, blocks, sizes)  # type: ignore[return-value]
     for layer, block in reversed(list(enumerate(blocks.split(sizes, -3)))):
         turned = (block @ _pairs(x, layer)).flatten(-3, -2)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .branching import in_transform
+from .._torch.tracing import in_transform
 
 
 def sum_squares(matrix: Tensor) -> Tensor:

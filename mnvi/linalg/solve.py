@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.linalg import solve_triangular
 
-from .branching import in_transform, jit_tracing
+from .._torch.tracing import in_transform, jit_tracing
 from .elementary import identity
 
 __all__ = ["inverse", "slogdet", "solve", "solve_triangular"]

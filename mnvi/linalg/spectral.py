@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .branching import jit_tracing, plain
+from .._torch.tracing import jit_tracing, plain_operations
 
 ONCE = "functions of symmetric matrices on manifolds can be differentiated once, not twice"
 Scalar = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -76,14 +76,14 @@ class _DualOnce(_Once):
 
 def once(derivative: Tensor, s: Tensor) -> Tensor:
     """``derivative``, which depends on ``s`` in a way that has no derivative here."""
-    return (_DualOnce if plain() else _Once).apply(derivative, s)  # type: ignore[return-value]
+    return (_DualOnce if plain_operations() else _Once).apply(derivative, s)  # type: ignore[return-value]
 
 
 def apply(function: Scalar, s: Tensor) -> Tensor:
     """f(S) for symmetric S, shape (..., n, n); differentiable once, whatever the eigenvalues."""
     if jit_tracing():
         return _Apply.forward(s, function)[0]
-    return (_DualApply if plain() else _Apply).apply(s, function)[0]  # type: ignore[index]
+    return (_DualApply if plain_operations() else _Apply).apply(s, function)[0]  # type: ignore[index]
 
 
 def exp(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:

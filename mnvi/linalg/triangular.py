@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from .branching import in_transform
+from .._torch.tracing import in_transform
 
 PANEL = 200  # rows of a panel, about
 

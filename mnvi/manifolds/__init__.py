@@ -1,12 +1,12 @@
 """Manifolds of matrices, one a file; :class:`Manifold` states the laws that all of them keep."""
 
-from .base import Manifold
+from ._matrix_group import MatrixGroup
+from .base import Manifold, Point
 from .cholesky_spd import CholeskySPD
 from .euclidean import Euclidean
 from .general_linear import GeneralLinear
 from .grassmann import Grassmann
 from .kronecker import Kronecker
-from .matrix_group import MatrixGroup
 from .orthogonal import Orthogonal
 from .product import Product
 from .spd import SPD
@@ -26,6 +26,7 @@ __all__ = [
     "Manifold",
     "MatrixGroup",
     "Orthogonal",
+    "Point",
     "Product",
     "SPDKronecker",
     "SpecialLinear",

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..linalg.elementary import COMPLEX, REAL, tensors
+from .._torch.dtypes import COMPLEX, REAL
+from ..linalg.elementary import tensors
 from ..linalg.shapes import Size
 
 Point = Any  # a Tensor, or a tuple of Tensors where ``num_tensors`` > 1; the same structure for tangent vectors

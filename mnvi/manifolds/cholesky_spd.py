@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from ..linalg.branching import plain
+from .._torch.dtypes import REAL
+from .._torch.tracing import plain_operations
 from ..linalg.definite import definite, floor, floored, one_plus, replace, safely_definite, shorten
-from ..linalg.elementary import REAL, real_inner, sym
+from ..linalg.elementary import real_inner, sym
 from ..linalg.shapes import Size
 from ..linalg.solve import solve_triangular
 from .base import Manifold
@@ -108,7 +109,8 @@ def pull(a: Tensor, g: Tensor) -> Tensor:
 
 def _triangular(f: Tensor) -> Tensor:
     """The lower-triangular factor of F Fᵀ with a diagonal ≥ 0."""
-    r = torch.linalg.qr(f.mT, mode="reduced" if f.requires_grad or plain() else "r").R  # "r" has no derivative
+    needs_derivative = f.requires_grad or plain_operations()  # which mode "r" has not
+    r = torch.linalg.qr(f.mT, mode="reduced" if needs_derivative else "r").R
     signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(r.dtype)
     return r.mT * signs.unsqueeze(-2)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.solve import slogdet
-from .linear_group import LinearGroup
+from ._linear_group import LinearGroup
 
 
 class GeneralLinear(LinearGroup):

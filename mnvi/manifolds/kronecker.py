@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from .._torch.dtypes import REAL
 from ..linalg.definite import reach, shorten
-from ..linalg.elementary import REAL, real_inner
+from ..linalg.elementary import real_inner
 from ..linalg.norm import hypot
 from ..linalg.shapes import Size, matrix_shape
 from .base import Manifold

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.solve import slogdet
-from .unitary_group import UnitaryGroup
+from ._unitary_group import UnitaryGroup
 
 
 class Orthogonal(UnitaryGroup):

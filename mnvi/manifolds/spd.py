@@ -5,12 +5,13 @@ import math
 import torch
 from torch import Tensor
 
-from ..checks import one_of
+from .._checks import one_of
+from .._torch.dtypes import REAL
 from ..linalg.definite import admissible, ensure_definite, largest, shorten
-from ..linalg.elementary import REAL, sym
+from ..linalg.elementary import sym
 from ..linalg.shapes import Size, matrix_shape
+from ._spd_metrics import METRICS
 from .base import Manifold
-from .spd_metrics import METRICS
 
 
 class SPD(Manifold):
@@ -28,7 +29,7 @@ class SPD(Manifold):
     Args:
         metric: "affine-invariant" (tr(x⁻¹u x⁻¹v)), "log-euclidean", "bures-wasserstein" (the 2-Wasserstein distance of
             Gaussians) or "euclidean" (tr(uv), the embedded metric). Equations and sources: the classes of
-            :mod:`mnvi.manifolds.spd_metrics`.
+            :mod:`mnvi.manifolds._spd_metrics`.
 
     Example:
         >>> manifold = SPD()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..linalg.elementary import REAL
+from .._torch.dtypes import REAL
 from ..linalg.shapes import Size
 from .base import Manifold
 from .cholesky_spd import CholeskySPD, lift, pull, push

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..linalg.elementary import identity
 from ..linalg.solve import slogdet
-from .linear_group import LinearGroup
+from ._linear_group import LinearGroup
 
 
 class SpecialLinear(LinearGroup):

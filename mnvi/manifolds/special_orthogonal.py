@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..linalg.polar import polar_factor
 from ..linalg.solve import slogdet
-from .unitary_group import UnitaryGroup
+from ._unitary_group import UnitaryGroup
 
 
 class SpecialOrthogonal(UnitaryGroup):

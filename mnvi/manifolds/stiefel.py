@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..checks import one_of
+from .._checks import one_of
 from ..linalg import orthonormal
 from ..linalg.elementary import real_inner
 from ..linalg.polar import polar_factor

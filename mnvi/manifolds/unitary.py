@@ -1,7 +1,7 @@
 """The unitary group."""
 
-from ..linalg.elementary import COMPLEX
-from .unitary_group import UnitaryGroup
+from .._torch.dtypes import COMPLEX
+from ._unitary_group import UnitaryGroup
 
 
 class Unitary(UnitaryGroup):

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..checks import one_of
+from .._checks import one_of
 from ..linalg.givens import exponential_, rotate_
 from ..manifolds import Euclidean, Orthogonal, SpecialOrthogonal
 from ..manifolds.base import Point
-from .checks import check_gradients, first_non_finite, non_negative
-from .matching import block_size, check_block, numbers, select
-from .riemannian import Options, RiemannianOptimizer, State
+from ._gradient_checks import check_gradients, first_non_finite, non_negative
+from ._matching import block_size, check_block, numbers, select
+from .base import Options, RiemannianOptimizer, State
 from .riemannian_adam import RiemannianAdam
 from .riemannian_sgd import RiemannianSGD
 

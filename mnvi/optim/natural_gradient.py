@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..checks import instance, positive_float, positive_int
-from ..layers import BayesianLayer
-from ..module import bayesian_layers
-from .checks import check_gradients, first_non_finite
+from .._checks import instance, positive_float, positive_int
+from ..layers import BayesianLayer, bayesian_layers
+from ._gradient_checks import check_gradients, first_non_finite
 
 
 class NaturalGradient(Optimizer):

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from ..manifolds.base import Point
-from .checks import non_negative
-from .riemannian import Options, RiemannianOptimizer, State, each
+from ._gradient_checks import non_negative
+from .base import Options, RiemannianOptimizer, State, each
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 

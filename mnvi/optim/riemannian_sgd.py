@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from ..manifolds.base import Point
-from .checks import non_negative
-from .riemannian import Options, RiemannianOptimizer, State, each
+from ._gradient_checks import non_negative
+from .base import Options, RiemannianOptimizer, State, each
 
 
 class RiemannianSGD(RiemannianOptimizer):

@@ -1,5 +1,7 @@
 """Parametrizations: unconstrained tensors to matrices on a manifold; attach one with :func:`mnvi.constrain`."""
 
+from .._deprecation import moved
+from ._matrix_layout import MatrixLayout
 from .base import Parametrization
 from .cayley import Cayley, ScaledCayley
 from .constrain import constrain, multiply
@@ -26,3 +28,5 @@ __all__ = [
     "constrain",
     "multiply",
 ]
+
+moved(f"{__name__}.layout", Layout=MatrixLayout)

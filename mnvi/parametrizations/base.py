@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import one_of
-from ..linalg.branching import fixed_sizes
-from ..linalg.elementary import COMPLEX, REAL
-from ..linalg.precision import full_precision
+from .._checks import one_of
+from .._torch.autocast import full_precision
+from .._torch.dtypes import COMPLEX, REAL
+from .._torch.tracing import fixed_sizes
 from ..linalg.shapes import Size
 from ..linalg.solve import slogdet
 from ..manifolds import Manifold
-from .initialisers import INITIALISERS
-from .layout import Layout
+from ._initial_skew import INITS
+from ._matrix_layout import MatrixLayout
 
 Originals = Tensor | tuple[Tensor, ...]  # the unconstrained tensors, which torch calls original, original0, ...
 
@@ -23,7 +23,7 @@ class Parametrization(nn.Module, ABC):
     """A map from unconstrained tensors onto matrices of a manifold, for ``torch.nn.utils.parametrize``.
 
     :func:`mnvi.constrain` attaches it to a weight, from which it takes its size. A weight with more columns than rows
-    is constrained through its transpose, a convolution's kernel as a matrix (see :class:`Layout`). Laws:
+    is constrained through its transpose, a convolution's kernel as a matrix (see :class:`MatrixLayout`). Laws:
 
     - ``forward(*originals)`` is on the manifold, up to 10·n·eps, whatever the originals are;
     - ``forward(right_inverse(w))`` is w for every w that the parametrization reaches; for others, a ValueError;
@@ -46,8 +46,8 @@ class Parametrization(nn.Module, ABC):
 
     def __init__(self, init: str) -> None:
         super().__init__()
-        self.init = one_of("init", init, INITIALISERS)
-        self.layout: Layout | None = None
+        self.init = one_of("init", init, INITS)
+        self.layout: MatrixLayout | None = None
         self._start: Originals | None = None
         self._complex: tuple[bool, ...] | None = None  # which of the originals are
 
@@ -79,7 +79,7 @@ class Parametrization(nn.Module, ABC):
         """The nearest point of the manifold."""
         return self.manifold(matrix.dtype).project(matrix)
 
-    def attach(self, layout: Layout, like: Tensor, generator: torch.Generator | None = None) -> None:
+    def attach(self, layout: MatrixLayout, like: Tensor, generator: torch.Generator | None = None) -> None:
         """Take the size from a weight; a subclass makes its buffers here."""
         if self.layout is not None:
             raise ValueError(f"{self} is attached to a weight already; give every weight its own")
@@ -116,7 +116,7 @@ class Parametrization(nn.Module, ABC):
 
     def _first(self, weight: Tensor) -> Originals:
         """:meth:`right_inverse` of the weight that it is attached to by that, unless there is an error."""
-        self.attach(Layout(tuple(weight.shape)), weight)
+        self.attach(MatrixLayout(tuple(weight.shape)), weight)
         try:
             return self.right_inverse(weight)
         except BaseException:
@@ -158,7 +158,7 @@ class Parametrization(nn.Module, ABC):
         """What a recurrent layer multiplies by at each step, made once a sequence: Q; or U, P where Q = I − UᵀP."""
         return (self.forward(*originals),)
 
-    def _attached(self, originals: tuple[Tensor, ...] = ()) -> Layout:
+    def _attached(self, originals: tuple[Tensor, ...] = ()) -> MatrixLayout:
         if self.layout is None:
             raise ValueError(f"{self} is not attached to a weight: use mnvi.constrain(module, name, parametrization)")
         if originals and originals[0].real.dtype not in REAL:

@@ -5,16 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-from ..linalg.branching import within
+from .._torch.tracing import all_within
 from ..linalg.cayley import LIMIT, times_cayley
 from ..linalg.elementary import identity, skew
 from ..linalg.shapes import Size
 from ..linalg.solve import solve
+from ._skew_parametrization import SkewParametrization
 from .base import Originals
-from .group import GroupParametrization
 
 
-class Cayley(GroupParametrization):
+class Cayley(SkewParametrization):
     """Q = (I + A)⁻¹(I − A), A skew-symmetric: every rotation without an angle of π; of a complex weight, in U(n).
 
     Towards an angle of π the entries of A grow without bound, and rounding with them: a weight that is assigned comes
@@ -50,7 +50,7 @@ class Cayley(GroupParametrization):
 
     def rows(self, x: Tensor, *originals: Tensor) -> Tensor:
         a = self.skew(originals[0]).conj()
-        if not within(a, LIMIT / 2, traced=True):
+        if not all_within(a, LIMIT / 2, traced=True):
             return super().rows(x, *originals)
         turned = self.scaled(x.reshape(-1, a.shape[-1]), *originals)
         return solve(identity(a) - a, turned + turned @ a, left=False).reshape(x.shape)

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from ..checks import instance, one_of
+from .._checks import instance, one_of
+from .._torch.autocast import full_precision
+from .._torch.dtypes import convert_as_one
 from ..linalg import orthonormal
-from ..linalg.precision import full_precision
 from ..manifolds.base import TOLERANCE
+from ._matrix_layout import MatrixLayout
 from .base import Originals, Parametrization
-from .conversion import convert_as_one
-from .layout import Layout
 
 STARTS = ("auto", "weight", "nearest", "draw")
 
@@ -66,7 +66,7 @@ def constrain(
         raise ValueError(f"{name!r} of {type(module).__name__} is on the meta device; constrain it once it has numbers")
     if weight.dim() < 2 or not weight.numel():
         raise ValueError(f"a constrained weight needs at least two dimensions, none 0, got shape {tuple(weight.shape)}")
-    layout = Layout(tuple(weight.shape), kernel=isinstance(module, _ConvNd))
+    layout = MatrixLayout(tuple(weight.shape), kernel=isinstance(module, _ConvNd))
     parametrization.attach(layout, weight, generator)
     try:
         with torch.no_grad(), full_precision(weight):

@@ -4,16 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._torch.dtypes import REAL
 from ..linalg.compact_wy import first_columns, right_factor
-from ..linalg.elementary import REAL
 from ..linalg.exponential import exponential
 from ..linalg.polar import polar_factor
 from ..linalg.reflections import haar_vectors, mirror, unit_rows
 from ..linalg.shapes import Size, check_thin
 from ..manifolds import Manifold, Stiefel
+from ._reflection_product import ReflectionProduct
+from ._skew_parametrization import draw_skew
 from .base import Originals, Parametrization, check_determinant
-from .group import draw_skew
-from .reflection_product import ReflectionProduct
 
 
 class CWY(ReflectionProduct):

@@ -5,14 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-from ..checks import positive_int
-from ..linalg.branching import refuse_nonfinite
+from .._checks import positive_int
+from .._torch.tracing import refuse_nonfinite
 from ..linalg.rotation_mesh import mesh_angles, turn_layers, turns
 from ..linalg.shapes import Size
 from ..manifolds import Manifold, Orthogonal, SpecialOrthogonal, Unitary
+from ._matrix_layout import MatrixLayout
+from ._skew_parametrization import draw_skew
 from .base import Originals, Parametrization, check_determinant, check_square
-from .group import draw_skew
-from .layout import Layout
 
 
 class EUNN(Parametrization):
@@ -68,7 +68,7 @@ class EUNN(Parametrization):
     def manifold(self, dtype: torch.dtype) -> Manifold:
         return Unitary() if dtype.is_complex else Orthogonal()
 
-    def attach(self, layout: Layout, like: Tensor, generator: torch.Generator | None = None) -> None:
+    def attach(self, layout: MatrixLayout, like: Tensor, generator: torch.Generator | None = None) -> None:
         super().attach(layout, like, generator)
         self.complex = like.is_complex()
         signs = torch.ones(layout.size[-1], dtype=like.real.dtype, device=like.device)

@@ -5,10 +5,10 @@ from torch import Tensor
 from ..linalg.exponential import exponential
 from ..linalg.exponential_rows import exponential_rows
 from ..linalg.logarithm import logarithm
-from .group import GroupParametrization
+from ._skew_parametrization import SkewParametrization
 
 
-class Exponential(GroupParametrization):
+class Exponential(SkewParametrization):
     """Q = exp(A), A skew-symmetric: all rotations, SO(n); of a complex weight, all of U(n).
 
     With ``determinant=-1`` the first column is negated, which gives the other half of O(n). As a recurrent kernel this

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..linalg.elementary import identity
 from ..linalg.reflections import reflect, unit_rows
-from .reflection_product import ReflectionProduct
+from ._reflection_product import ReflectionProduct
 
 
 class Householder(ReflectionProduct):

@@ -10,8 +10,8 @@ from ..linalg.reflections import unit_rows
 from ..linalg.shapes import Size, check_thin
 from ..manifolds import Manifold, Stiefel
 from ..manifolds.base import TOLERANCE
+from ._skew_parametrization import draw_skew
 from .base import Originals, Parametrization
-from .group import draw_skew
 
 
 class OWN(Parametrization):

@@ -7,18 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from ..checks import instance, one_of, positive_int
-from ..following import follow
-from ..linalg.branching import hidden, jit_tracing, plain, refuse_nonfinite
+from .._checks import instance, one_of, positive_int
+from .._torch.after_step import follow
+from .._torch.tracing import jit_tracing, plain_operations, refuse_nonfinite, values_hidden
 from ..linalg.exponential import exponential
 from ..linalg.exponential_rows import exponential_rows
 from ..linalg.shapes import Size
-from ..manifolds import Manifold, SpecialOrthogonal
-from ..manifolds.matrix_group import MatrixGroup
-from ..manifolds.unitary_group import UnitaryGroup
+from ..manifolds import Manifold, MatrixGroup, Orthogonal, SpecialOrthogonal, Unitary
+from ._matrix_layout import MatrixLayout
+from ._skew_parametrization import draw_skew
 from .base import Originals, Parametrization
-from .group import draw_skew
-from .layout import Layout
 
 OPTIMISER_STATES = ("keep", "transport", "reset")
 MOMENTA = ("momentum_buffer", "exp_avg", "grad_avg")  # state of torch's optimisers that is a tangent vector
@@ -73,7 +71,7 @@ class Trivialization(Parametrization):
         )
         if self.space.num_tensors != 1:
             raise TypeError(f"a weight is one tensor, a point of {self.space} is {self.space.num_tensors}")
-        if init != "haar" and not isinstance(self.space, UnitaryGroup):
+        if init != "haar" and not isinstance(self.space, (Orthogonal, SpecialOrthogonal, Unitary)):
             raise ValueError(f"init {init!r} needs a group of orthogonal matrices, got {self.space}; use 'haar'")
         self.rebase_every, self.project_every = (
             None if every in (None, math.inf) else positive_int(name, every)
@@ -93,12 +91,12 @@ class Trivialization(Parametrization):
     def manifold(self, dtype: torch.dtype) -> Manifold:
         return self.space
 
-    def attach(self, layout: Layout, like: Tensor, generator: torch.Generator | None = None) -> None:
+    def attach(self, layout: MatrixLayout, like: Tensor, generator: torch.Generator | None = None) -> None:
         super().attach(layout, like, generator)
         self.register_buffer("base", like.detach().new_zeros(layout.size))
         self._mark()
 
-    def _attached(self, originals: tuple[Tensor, ...] = ()) -> Layout:
+    def _attached(self, originals: tuple[Tensor, ...] = ()) -> MatrixLayout:
         if originals:
             self._refuse_foreign_base()
             self._refuse_outdated(originals[0])
@@ -135,7 +133,7 @@ class Trivialization(Parametrization):
         if torch.compiler.is_compiling() or self._marked is None:
             return
         base, version, total = self._marked
-        if self.base is not base or base._version == version or hidden(base):
+        if self.base is not base or base._version == version or values_hidden(base):
             return
         if not torch.equal(base.sum(), total):  # what DistributedDataParallel writes is the same base point
             raise RuntimeError(
@@ -273,4 +271,4 @@ class _DualTangent(_Tangent):
 def _tangent(v: Tensor, base: Tensor, manifold: Manifold) -> Tensor:
     if jit_tracing():
         return _Tangent.forward(v, base, manifold)
-    return (_DualTangent if plain() else _Tangent).apply(v, base, manifold)  # type: ignore[return-value]
+    return (_DualTangent if plain_operations() else _Tangent).apply(v, base, manifold)  # type: ignore[return-value]

@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from ..linalg.branching import refuse_nonfinite
-from ..linalg.elementary import COMPLEX
+from .._torch.dtypes import COMPLEX
+from .._torch.tracing import refuse_nonfinite
 from ..linalg.shapes import Size
 from ..manifolds import Manifold, Unitary
+from ._matrix_layout import MatrixLayout
 from .base import Originals, Parametrization, check_square
-from .layout import Layout
 
 
 class URNN(Parametrization):
@@ -43,7 +43,7 @@ class URNN(Parametrization):
     def manifold(self, dtype: torch.dtype) -> Manifold:
         return Unitary()
 
-    def attach(self, layout: Layout, like: Tensor, generator: torch.Generator | None = None) -> None:
+    def attach(self, layout: MatrixLayout, like: Tensor, generator: torch.Generator | None = None) -> None:
         if not like.is_complex():
             raise ValueError(
                 f"{self} needs a complex weight (a layer with dtype=torch.complex64), got one of {like.dtype}; for a "

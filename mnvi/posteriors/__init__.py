@@ -1,8 +1,14 @@
 """Posterior families of a layer's weight matrix: one file each."""
 
-from .base import Family, Posterior
+from typing import TYPE_CHECKING
+
+from .._deprecation import renamed
+from .base import Posterior, PosteriorSpec
 from .diagonal import Diagonal
 from .matrix_normal import MatrixNormal
 from .matrix_normal_plus_diagonal import MatrixNormalPlusDiagonal
 
-__all__ = ["Diagonal", "Family", "MatrixNormal", "MatrixNormalPlusDiagonal", "Posterior"]
+__all__ = ["Diagonal", "MatrixNormal", "MatrixNormalPlusDiagonal", "Posterior", "PosteriorSpec"]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Family": "PosteriorSpec"})

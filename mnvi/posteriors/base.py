@@ -119,12 +119,12 @@ class Posterior(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Family(ABC):
+class PosteriorSpec(ABC):
     """A small immutable description of a posterior family; a layer turns it into its own parameters with ``build``."""
 
     @abstractmethod
     def build(self, shape: tuple[int, int], *, split: tuple[int, int] | None = None, device=None, dtype=None):
-        """A :class:`Posterior` for (n, p) weights; ``split`` as in :meth:`mnvi.covariance.Covariance.build`."""
+        """A :class:`Posterior` for (n, p) weights; ``split`` as in :meth:`mnvi.covariance.FactorSpec.build`."""
 
     @abstractmethod
     def num_parameters(self, shape: tuple[int, int], split: tuple[int, int] | None = None) -> int:

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from ..linalg.contraction import contract_diagonal
-from .base import Convolve, Family, Noise, Posterior, Spread, inverse_diagonal, safe_sqrt
+from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread, inverse_diagonal, safe_sqrt
 
 
 @dataclass(frozen=True)
-class Diagonal(Family):
+class Diagonal(PosteriorSpec):
     """Independent weights, W_ij = M_ij + exp(``log_scale``_ij)·ε; n·p numbers are held."""
 
     def build(self, shape: tuple[int, int], *, split: tuple[int, int] | None = None, device=None, dtype=None):

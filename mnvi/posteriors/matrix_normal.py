@@ -6,26 +6,26 @@ import torch
 from torch import Tensor
 
 from .. import distributions
-from ..checks import instance
-from ..covariance import Covariance, Dense, Factor
+from .._checks import instance
+from ..covariance import Dense, Factor, FactorSpec
 from ..linalg.solve import solve_triangular
-from .base import Convolve, Family, Noise, Posterior, Spread, safe_sqrt
+from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread, safe_sqrt
 
 
 @dataclass(frozen=True)
-class MatrixNormal(Family):
+class MatrixNormal(PosteriorSpec):
     """W = M + A E Bᵀ with standard normal E: Cov = U ⊗ V, U = A Aᵀ over rows (outputs), V = B Bᵀ over columns (inputs).
 
     ``row`` and ``column`` describe A and B; where both are ``Identity``, every variance stays 1. Two ``Dense`` factors
     hold about (n² + p²)/2 numbers. Source: Rudnev & Kropotov (2019).
     """
 
-    row: Covariance = field(default_factory=Dense)
-    column: Covariance = field(default_factory=Dense)
+    row: FactorSpec = field(default_factory=Dense)
+    column: FactorSpec = field(default_factory=Dense)
 
     def __post_init__(self) -> None:
-        instance("row", self.row, Covariance)
-        instance("column", self.column, Covariance)
+        instance("row", self.row, FactorSpec)
+        instance("column", self.column, FactorSpec)
 
     def build(self, shape: tuple[int, int], *, split: tuple[int, int] | None = None, device=None, dtype=None):
         return MatrixNormalPosterior(shape, self.row, self.column, split=split, device=device, dtype=dtype)
@@ -44,7 +44,7 @@ class MatrixNormalPosterior(Posterior):
     natural = True
 
     def __init__(
-        self, shape: tuple[int, int], row: Covariance, column: Covariance, *, split=None, device=None, dtype=None
+        self, shape: tuple[int, int], row: FactorSpec, column: FactorSpec, *, split=None, device=None, dtype=None
     ):
         super().__init__(shape)
         self.row = row.build(shape[0], device=device, dtype=dtype)

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from .. import distributions
-from ..checks import instance, positive_float
-from ..covariance import Covariance, Dense
-from .base import Convolve, Family, Noise, Posterior, Spread
+from .._checks import instance, positive_float
+from ..covariance import Dense, FactorSpec
+from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread
 from .diagonal import Diagonal
 from .matrix_normal import MatrixNormal
 
 
 @dataclass(frozen=True)
-class MatrixNormalPlusDiagonal(Family):
+class MatrixNormalPlusDiagonal(PosteriorSpec):
     """W = M + A E Bᵀ + S∘E₂: Cov = U ⊗ V + diag(s²), with n·p numbers more than the matrix normal.
 
     Marginal variances, draws and local reparametrisation are exact. log|Cov| has no closed form; ``log_det`` is a lower
@@ -30,13 +30,13 @@ class MatrixNormalPlusDiagonal(Family):
     and correlations come in where they pay (README, 'Which family').
     """
 
-    row: Covariance = field(default_factory=Dense)
-    column: Covariance = field(default_factory=Dense)
+    row: FactorSpec = field(default_factory=Dense)
+    column: FactorSpec = field(default_factory=Dense)
     ratio: float = 0.01
 
     def __post_init__(self) -> None:
-        instance("row", self.row, Covariance)
-        instance("column", self.column, Covariance)
+        instance("row", self.row, FactorSpec)
+        instance("column", self.column, FactorSpec)
         positive_float("ratio", self.ratio)
 
     def build(self, shape: tuple[int, int], *, split: tuple[int, int] | None = None, device=None, dtype=None):

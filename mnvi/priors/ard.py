@@ -6,11 +6,11 @@ from torch import Tensor
 
 from ..linalg.second_moments import sum_log_second_moment
 from ..posteriors import Posterior
-from .base import Prior, PriorModule
+from .base import Prior, PriorSpec
 
 
 @dataclass(frozen=True, eq=False)
-class ARD(Prior):
+class ARD(PriorSpec):
     """W_ij ~ N(0, 1/α_ij) with the best α_ij = 1/(M_ij² + Var_ij) at every call.
 
     KL = ½ Σ log(M_ij² + Var_ij) − ½ log|Cov|. Source: Rudnev & Kropotov (2019), 'ARD sparsification'.
@@ -20,7 +20,7 @@ class ARD(Prior):
         return ARDPrior()
 
 
-class ARDPrior(PriorModule):
+class ARDPrior(Prior):
     """The best precisions are a function of the posterior, so nothing is held."""
 
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:

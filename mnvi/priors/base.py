@@ -9,8 +9,13 @@ from torch import Tensor, nn
 from ..posteriors import Posterior
 
 
-class PriorModule(nn.Module, ABC):
+class Prior(nn.Module, ABC):
     """The prior of one layer's weight; parameters and buffers where the prior has any."""
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        if "build" in vars(cls):
+            raise TypeError(f"{cls.__name__} has a build(): descriptions of priors derive from PriorSpec since 0.2")
 
     def reset_parameters(self) -> None:
         """Give what the prior learns its initial value; nothing, for most priors."""
@@ -21,7 +26,7 @@ class PriorModule(nn.Module, ABC):
         """KL(posterior ‖ prior) in nats for the whole (n, p) weight whose posterior mean is ``mean``, a scalar."""
 
 
-class GivenPriorModule(PriorModule):
+class GivenPrior(Prior):
     """A prior of fixed tensors that came with its description, its buffers.
 
     Nothing can make them anew, so while they are on the meta device, which holds no numbers, they are kept beside it,
@@ -48,11 +53,11 @@ class GivenPriorModule(PriorModule):
 
 
 @dataclass(frozen=True, eq=False)
-class Prior(ABC):
-    """A small immutable description of a prior; a layer turns it into a :class:`PriorModule` with ``build``."""
+class PriorSpec(ABC):
+    """A small immutable description of a prior; a layer turns it into a :class:`Prior` with ``build``."""
 
     @abstractmethod
-    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> PriorModule:
+    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> Prior:
         """The prior of an (n, p) weight."""
 
 

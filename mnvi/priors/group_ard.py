@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..linalg.branching import plain
+from .._torch.tracing import plain_operations
 from ..posteriors import Posterior
-from .base import Prior, PriorModule
+from .base import Prior, PriorSpec
 
 
 @dataclass(frozen=True, eq=False)
-class GroupARD(Prior):
+class GroupARD(PriorSpec):
     """W_ij ~ N(0, 1/(τ_i·γ_j)), with the best τ and γ, or learnt ones.
 
     KL = ½[Σ_ij τ_i·γ_j·S_ij − p·Σ log τ_i − n·Σ log γ_j − n·p − log|Cov|], S = M² + Var. The best τ, γ satisfy
@@ -43,7 +43,7 @@ class GroupARD(Prior):
         return GroupARDPrior(shape, self, device=device, dtype=dtype)
 
 
-class GroupARDPrior(PriorModule):
+class GroupARDPrior(Prior):
     """``log_row_precision`` (n,) and ``log_column_precision`` (p,); the one that is switched off stays 0."""
 
     sweeps = 2
@@ -69,7 +69,7 @@ class GroupARDPrior(PriorModule):
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
         if self.learn:
             log_row, log_column = self.log_row_precision, self.log_column_precision
-        elif plain():  # which may not change buffers
+        elif plain_operations():  # which may not change buffers
             log_row, log_column = self._swept(mean, posterior, self.sweeps)
         else:
             self.update(mean, posterior)

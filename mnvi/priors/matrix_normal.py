@@ -6,11 +6,11 @@ from torch import Tensor
 
 from ..linalg.solve import solve_triangular
 from ..posteriors import Posterior
-from .base import GivenPriorModule, Prior, expand, finite
+from .base import GivenPrior, PriorSpec, expand, finite
 
 
 @dataclass(frozen=True, eq=False)
-class MatrixNormal(Prior):
+class MatrixNormal(PriorSpec):
     """W ~ MN(loc, U₁, V₁).
 
     KL = ½[tr((U₁⊗V₁)⁻¹ Cov) + tr(V₁⁻¹Δᵀ U₁⁻¹Δ) − n·p + p·log|U₁| + n·log|V₁| − log|Cov|], Δ = loc − M.
@@ -48,7 +48,7 @@ class MatrixNormal(Prior):
         return prior.to(device)
 
 
-class MatrixNormalPrior(GivenPriorModule):
+class MatrixNormalPrior(GivenPrior):
     """The prior's mean and factors, buffers."""
 
     loc: Tensor

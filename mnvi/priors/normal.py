@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import positive_float
+from .._checks import positive_float
 from ..linalg.second_moments import sum_squares
 from ..posteriors import Posterior
-from .base import GivenPriorModule, Prior, PriorModule, expand, finite
+from .base import GivenPrior, Prior, PriorSpec, expand, finite
 
 
 @dataclass(frozen=True, eq=False)
-class Normal(Prior):
+class Normal(PriorSpec):
     """W_ij ~ N(0, σ_ij²).
 
     KL = ½[Σ log σ_ij² + Σ (M_ij² + Var_ij)/σ_ij² − n·p − log|Cov|]. Source: Rudnev & Kropotov (2019), 'KL divergence'.
@@ -35,7 +35,7 @@ class Normal(Prior):
                     f"scale must lie between 1e-18 and 1e18, whose squares float32 holds; got {self.scale}"
                 )
 
-    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> PriorModule:
+    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> Prior:
         if self.scale is None:
             return FittedNormalPrior()
         if not isinstance(self.scale, Tensor) or self.scale.dim() == 0:
@@ -43,7 +43,7 @@ class Normal(Prior):
         return ScaledNormalPrior(scale=expand("scale", self.scale, shape).to(dtype=dtype)).to(device)
 
 
-class NormalPrior(PriorModule):
+class NormalPrior(Prior):
     """One σ for all weights of the layer."""
 
     def __init__(self, scale: float) -> None:
@@ -58,7 +58,7 @@ class NormalPrior(PriorModule):
         return f"scale={self.scale}"
 
 
-class FittedNormalPrior(PriorModule):
+class FittedNormalPrior(Prior):
     """One σ for all weights of the layer, the best one at every call."""
 
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
@@ -68,7 +68,7 @@ class FittedNormalPrior(PriorModule):
         return 0.5 * size * (second_moment.log() - math.log(size)) - posterior.log_volume()
 
 
-class ScaledNormalPrior(GivenPriorModule):
+class ScaledNormalPrior(GivenPrior):
     """One σ_ij for each weight, a buffer of shape (n, p)."""
 
     scale: Tensor

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..linalg.branching import refuse_nonfinite
-from ..linalg.precision import full_precision
-from .frames import check_sizes, initial_state, time_first
+from .._torch.autocast import full_precision
+from .._torch.tracing import refuse_nonfinite
+from ._image_sequences import check_sizes, initial_state, time_first
 
 
 class ConvLSTM(nn.Module):

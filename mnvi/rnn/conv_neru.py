@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..checks import one_of
-from ..linalg.branching import refuse_nonfinite
-from ..linalg.precision import full_precision
+from .._checks import one_of
+from .._torch.autocast import full_precision
+from .._torch.tracing import refuse_nonfinite
 from ..parametrizations import TCWY, Parametrization, constrain
-from .frames import check_sizes, initial_state, time_first
-from .kernels import sequence_weight
+from ._image_sequences import check_sizes, initial_state, time_first
+from ._kernels import sequence_weight
 
 SIGMAS = {"relu": torch.relu, "tanh": torch.tanh, "abs": torch.abs}
 NONLINEARITIES = (*SIGMAS, "modrelu")

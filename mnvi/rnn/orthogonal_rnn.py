@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks
 from torch.nn.utils.rnn import PackedSequence
 
-from ..checks import one_of, positive_int
-from ..linalg.branching import refuse_nonfinite
-from ..linalg.precision import full_precision
+from .._checks import one_of, positive_int
+from .._torch.autocast import full_precision
+from .._torch.dtypes import same_kind
+from .._torch.tracing import refuse_nonfinite
 from ..parametrizations import Parametrization
-from ..parametrizations.conversion import same_kind
-from .kernels import build_kernel, check_kernel, factors
+from ._kernels import build_kernel, check_kernel, factors
+from ._rollout import rollout
 from .nonlinearities import NONLINEARITIES
-from .rollout import rollout
 
 
 class OrthogonalRNN(nn.Module):

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..past_forward import stop_checking
-from .between import Units, cut, settled, through
-from .chain import chain
-from .sections import Section, plain_kind, sections
+from .._models.bypassed_layers import stop_checking
+from ._constant_units import Units, cut, settled, through
+from ._module_chain import module_chain
+from ._stages import Stage, plain_kind, sections
+from ._unit_axes import TRANSPOSED, units_in_use
 from .select import Select
-from .units import TRANSPOSED, units_in_use
 
 _CONVOLUTION = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding")
 
@@ -53,13 +53,13 @@ def compact(model: nn.Module) -> nn.Sequential:
     """
     working = copy.deepcopy(model)  # a traced forward may leave its proxies on the model
     stop_checking(working)
-    head, chained = sections(chain(working))
+    head, chained = sections(module_chain(working))
     inputs = _inputs(chained)
     keeps = _keeps(chained, inputs)
     return nn.Sequential(*map(copy.deepcopy, head), *_modules(chained, inputs, keeps)).eval()
 
 
-def _inputs(chained: list[Section]) -> list[Units]:
+def _inputs(chained: list[Stage]) -> list[Units]:
     """The input units of every layer of weights; the model's own all vary."""
     found = [_varying(chained[0].inputs, chained[0].weight)]
     for section, following in pairwise(chained):
@@ -76,7 +76,7 @@ def _varying(count: int, like: Tensor) -> Units:
     return Units(like.new_ones(count, dtype=torch.bool), like.new_zeros(count))
 
 
-def _outputs(section: Section, units: Units) -> Units:
+def _outputs(section: Stage, units: Units) -> Units:
     """The output units of a layer, given its input units."""
     if section.rigid:
         return _varying(section.outputs, section.weight)
@@ -86,7 +86,7 @@ def _outputs(section: Section, units: Units) -> Units:
     return settled(units_in_use(section.weight[:, units.varying], 0), values)
 
 
-def _keeps(chained: list[Section], inputs: list[Units]) -> list[Tensor]:
+def _keeps(chained: list[Stage], inputs: list[Units]) -> list[Tensor]:
     """What stays, bool: the inputs of the first layer, then the output units of every layer."""
     keeps = [_varying(chained[-1].outputs, chained[-1].weight).varying]
     for previous, section, units in reversed(list(zip([None, *chained], chained, inputs, strict=False))):
@@ -100,7 +100,7 @@ def _keeps(chained: list[Section], inputs: list[Units]) -> list[Tensor]:
     return keeps
 
 
-def _modules(chained: list[Section], inputs: list[Units], keeps: list[Tensor]) -> Iterator[nn.Module]:
+def _modules(chained: list[Stage], inputs: list[Units], keeps: list[Tensor]) -> Iterator[nn.Module]:
     """The modules of the compact network from the first layer of weights on."""
     first, keep = chained[0], keeps[0]
     if not keep.all():
@@ -118,7 +118,7 @@ def _modules(chained: list[Section], inputs: list[Units], keeps: list[Tensor]) -
             yield cut(module, keep)
 
 
-def _cut_layer(section: Section, units: Units, keep_inputs: Tensor, keep_outputs: Tensor) -> nn.Module:
+def _cut_layer(section: Stage, units: Units, keep_inputs: Tensor, keep_outputs: Tensor) -> nn.Module:
     """The plain layer with the kept inputs and outputs, and what its removed inputs contributed in its bias."""
     weight, bias = section.weight, section.bias
     if not section.rigid:

@@ -7,12 +7,11 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from ..checks import one_of
-from ..layers import BayesianLayer
-from ..module import bayesian_layers
-from ..tying import refuse_tied
+from .._checks import one_of
+from .._models.tied_weights import refuse_tied
+from ..layers import BayesianLayer, bayesian_layers
+from ._unit_axes import GROUPS, over_weights, unit_axis
 from .scores import signal_to_noise
-from .units import GROUPS, over_weights, unit_axis
 
 Score = Callable[[BayesianLayer, str], Tensor]
 
@@ -30,7 +29,7 @@ def prune(
     """Mask the lowest-scoring weights, rows or columns of the model's Bayesian layers in place; return the model.
 
     A dropped weight is 0 in every later mean, draw, export and checkpoint, and its stored mean, which is 0, stays so
-    under every torch optimiser: ``layer.pruned`` says which are (see :mod:`mnvi.layers.pruning`). Biases stay.
+    under every torch optimiser: ``layer.pruned`` says which are (see :mod:`mnvi.layers._pruning`). Biases stay.
     What was pruned before stays pruned. A layer that loses nothing is not touched; a shared layer counts once. A pruned
     layer draws one weight a call, whatever its estimator: what is left of its deviation has no factors any more.
 

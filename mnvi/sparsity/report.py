@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..deterministic import described, deterministic_modules
+from .._models.deterministic_weights import described, deterministic_modules
 from ..layers import BayesianLayer
 from ..layers.transposed_linear import is_transposed_linear
-from .units import LAYERS, mean_weight, unit_axis, units_in_use
+from ._unit_axes import LAYERS, mean_weight, unit_axis, units_in_use
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ channel of every group together.
 import torch
 from torch import Tensor
 
-from ..checks import one_of
+from .._checks import one_of
 from ..layers import BayesianLayer
 from ..priors.group_ard import GroupARDPrior
-from .units import GROUPS, other_axes, unit_axis
+from ._unit_axes import GROUPS, other_axes, unit_axis
 
 
 @torch.no_grad()

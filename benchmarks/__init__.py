@@ -1,0 +1,1 @@
+"""What mnvi costs, as ratios measured within one run."""

@@ -1,0 +1,1 @@
+"""Programs that use mnvi; see examples/README.md."""

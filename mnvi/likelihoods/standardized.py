@@ -1,0 +1,86 @@
+"""Targets in their own units, for a model that works in standardised ones."""
+
+import torch
+from torch import Tensor
+
+from ._location_scale import check_real
+from .base import Draws, Likelihood, Summary, described
+
+
+class Standardized(Likelihood):
+    """y = mean + std·u, u under another likelihood: targets and predictions in their own units, outputs not.
+
+    log p(y) = log p(u) − Σ log std. A prediction has mean·std + mean of the targets, variance·std², entropies + log std
+    and samples in the units of y; scales of the inner likelihood are in units of ``std``.
+
+    Args:
+        likelihood: of real targets, such as :class:`Gaussian`.
+        mean, std: of the training targets, numbers or tensors that broadcast to the targets of one example.
+
+    Example:
+        >>> likelihood = mnvi.likelihoods.Standardized(Gaussian(), y_train.mean(0), y_train.std(0))
+        >>> loss, nll, kl = elbo(likelihood(model(x), y), model)  # y as it is measured, model(x) around 0
+        >>> mnvi.predict(model, x_test, 64, likelihood).mean  # in the units of y
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, likelihood: Likelihood, mean: float | Tensor, std: float | Tensor) -> None:
+        super().__init__()
+        if not isinstance(likelihood, Likelihood) or likelihood.discrete:
+            raise TypeError(f"Standardized takes a likelihood of real targets, such as Gaussian(); got {likelihood!r}")
+        moments = [torch.as_tensor(value, dtype=_type_of(value)).detach().clone() for value in (mean, std)]
+        for name, value in zip(("mean", "std"), moments, strict=True):
+            if not bool(value.isfinite().all()) or (name == "std" and not bool((value > 0).all())):
+                raise ValueError(f"{name} must be finite{' and positive' if name == 'std' else ''}, got {value}")
+        self.likelihood, self._given = likelihood, moments
+        self.register_buffer("mean", moments[0].clone())
+        self.register_buffer("std", moments[1].clone())
+
+    def reset_parameters(self) -> None:
+        """The mean and deviation that were given."""
+        self.mean.copy_(self._given[0])
+        self.std.copy_(self._given[1])
+
+    def read(self, output) -> Draws:
+        return self.likelihood.read(output)
+
+    def target_shape(self, draws: Draws) -> torch.Size:
+        shape = self.likelihood.target_shape(draws)
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            fits = all(a in (1, b) for a, b in zip(value.shape[::-1], shape[:0:-1], strict=False))
+            if (value.dim() >= len(shape) > 0 and value.dim()) or not fits:
+                raise ValueError(f"{name}, {described(value)}, does not fit examples of shape {tuple(shape[1:])}")
+        return shape
+
+    @property
+    def has_density(self) -> bool:
+        return self.likelihood.has_density
+
+    def check_values(self, draws: Draws, target: Tensor) -> None:
+        check_real(target)
+        self.likelihood.check_values(draws, self._inner(target))
+
+    def log_density(self, draws: Draws, target: Tensor) -> Tensor:
+        return self.likelihood.log_density(draws, self._inner(target)) - self.std.log()
+
+    def summary(self, draws: Draws) -> Summary:
+        self.target_shape(draws)
+        mean, variance, total, expected, information = self.likelihood.summary(draws)
+        center, std = self.mean.to(mean), self.std.to(mean)
+        total, expected = (None if entropy is None else entropy + std.log() for entropy in (total, expected))
+        return mean * std + center, variance * std.square(), total, expected, information
+
+    def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
+        self.target_shape(draws)
+        inner = self.likelihood.observe(draws, generator)
+        return inner * self.std.to(inner) + self.mean.to(inner)
+
+    def _inner(self, target: Tensor) -> Tensor:
+        return (target - self.mean) / self.std
+
+
+def _type_of(value: float | Tensor) -> torch.dtype:
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    return value.dtype if isinstance(value, Tensor) and floating else torch.get_default_dtype()

@@ -1,0 +1,58 @@
+"""Learning rates that suit a posterior's parameters."""
+
+from torch import nn
+
+from .._checks import instance, positive_float
+from ..covariance import Factor
+from ..likelihoods import Likelihood
+from ..posteriors import Posterior
+from ..priors import Prior
+
+
+def parameter_groups(model: nn.Module, lr: float = 1e-3, *, log_diagonals: float = 1.0, off_diagonals: float = 0.03):
+    """Torch parameter groups: means and other parameters, log- and off-diagonals of factors, priors, likelihoods.
+
+    Only the first takes the optimiser's ``weight_decay`` (for AdamW 0.01 by default); the others have theirs set to 0,
+    as the decay of a logarithm pulls a scale towards 1. The decay of a mean comes on top of its prior: 0, or Adam
+    without one, minimises the ELBO itself.
+
+    A schedule that multiplies the rates (``LambdaLR``, ``CosineAnnealingLR``, ``StepLR``, …) keeps their ratios. One
+    that is given rates needs one for each group: a single number sets all groups to it.
+
+    Args:
+        model: any module, or a ModuleList of the model and an ELBO with a likelihood; convert it first, since an
+            optimiser only steps the parameters that it was made with.
+        lr: rate of means, biases and everything else that is no posterior covariance.
+        log_diagonals: ratio to ``lr`` of the logarithms of scales.
+        off_diagonals: ratio to ``lr`` of what couples coordinates (off-diagonal factor entries, low-rank loadings).
+
+    Returns:
+        A list of dicts with "params", "lr" and "name", and "weight_decay" in all but "means", for a torch optimiser;
+        empty groups are left out.
+
+    Example:
+        >>> groups = mnvi.parameter_groups(model, lr=1e-3)
+        >>> rates = [group["lr"] for group in groups]  # before a schedule changes them
+        >>> optimiser = torch.optim.Adam(groups)
+        >>> schedule = OneCycleLR(optimiser, max_lr=[10 * rate for rate in rates], total_steps=1_000)
+        >>> average = SWALR(optimiser, swa_lr=[0.5 * rate for rate in rates])
+    """
+    instance("model", model, nn.Module)
+    rates = {"means": positive_float("lr", lr)}
+    rates["log_diagonals"] = lr * positive_float("log_diagonals", log_diagonals)
+    rates["off_diagonals"] = lr * positive_float("off_diagonals", off_diagonals)
+    rates["priors"] = rates["likelihoods"] = lr
+    kinds = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, Prior):
+                kinds[parameter] = "priors"
+            elif isinstance(module, Likelihood):
+                kinds[parameter] = "likelihoods"
+            elif isinstance(module, (Factor, Posterior)):
+                kinds[parameter] = "log_diagonals" if name.startswith("log_") else "off_diagonals"
+    members: dict[str, list[nn.Parameter]] = {kind: [] for kind in rates}
+    for parameter in model.parameters():
+        members[kinds.get(parameter, "means")].append(parameter)
+    groups = [{"params": p, "lr": rates[kind], "name": kind} for kind, p in members.items() if p]
+    return [group if group["name"] == "means" else {**group, "weight_decay": 0.0} for group in groups]

@@ -1,0 +1,59 @@
+"""The benchmarks run; what they measure is not asserted."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import layers, manifolds, measuring, orthogonal
+
+
+def test_benchmark_of_the_layers_runs():
+    for contenders, shape in ((layers.mlp_contenders(), (2, 784)), (layers.vgg_contenders(), (2, 3, 32, 32))):
+        results = layers.measure(contenders, torch.randn(shape), rounds=1)
+        assert set(results) == set(contenders)
+        assert next(iter(results.values()))["ratio"] == 1
+
+
+def test_vgg_is_the_published_one():
+    model, _ = layers.vgg_contenders()["nn.Conv2d"]
+    assert sum(p.numel() for p in model.parameters() if p.dim() > 1) == 62_270
+
+
+def test_benchmark_of_the_manifolds_runs(monkeypatch, capsys):
+    monkeypatch.setattr(manifolds, "SHAPES", [(8, 3)])
+    results = manifolds.tables(rounds=1, seconds=1, only="")
+    assert len(results) == 6
+    for table in results.values():
+        assert next(iter(table.values()))["ratio"] == 1
+    assert manifolds.drift(manifolds.Stiefel(), 100, steps=150)["largest"] < 1e-5
+
+
+def test_benchmark_of_orthogonal_weights_runs(monkeypatch, capsys):
+    monkeypatch.setattr(orthogonal, "TALL", 40)
+    makers = [
+        lambda: orthogonal.exponentials(6),
+        lambda: orthogonal.reflections(6),
+        lambda: orthogonal.stiefel(40, 3),
+        lambda: orthogonal.descent(6),
+    ]
+    for make in makers:
+        results = measuring.measure(make(), rounds=1)
+        assert next(iter(results.values()))["ratio"] == 1
+    memory = orthogonal.peak_memory()
+    assert 0 <= memory["above the import"] < memory["in all"]
+
+
+def test_all_exponential_maps_of_the_benchmark_are_of_one_matrix():
+    layers = [step.__closure__[1].cell_contents for step in orthogonal.exponentials(6).values()]
+    weights = [layer.weight for layer in layers]
+    assert torch.allclose(weights[0], weights[-2], atol=1e-5)
+
+
+def test_results_are_written_whole(tmp_path):
+    path = tmp_path / "result.json"
+    measuring.write_json(str(path), {"threads": 1}, ("torch",), {"table": {"a": {"ratio": 1}}})
+    assert json.loads(path.read_text())["results"]["table"]["a"]["ratio"] == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["result.json"]
+    with pytest.raises(SystemExit, match="there are: some table"):
+        measuring.chosen({"some table": dict}, "none")

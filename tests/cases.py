@@ -1,0 +1,50 @@
+"""The tables of cases that tests of several folders run on: a new factor, family or prior is one row here."""
+
+import pytest
+
+from mnvi import posteriors, priors
+from mnvi.covariance import BlockDiagonal, Dense, Diagonal, Identity, Kronecker, LowRank
+
+# A new factor is one row here; so is a new family, and a new prior. Every law of every file then runs on it.
+FACTORS = {
+    "dense": Dense(),
+    "diagonal": Diagonal(),
+    "blocks": BlockDiagonal(2),
+    "blocks-with-remainder": BlockDiagonal(5),
+    "low-rank": LowRank(2),
+    "kronecker": Kronecker(),
+    "kronecker-low-rank": Kronecker(LowRank(1), Diagonal()),
+    "kronecker-identity": Kronecker(Identity(), BlockDiagonal(2)),
+    "kronecker-nested": Kronecker(Kronecker(Dense(), LowRank(1)), Dense()),
+    "identity": Identity(),
+}
+PARTNERS = {f"{name}-rows": (factor, Dense()) for name, factor in FACTORS.items()}
+PARTNERS |= {f"{name}-columns": (LowRank(1), factor) for name, factor in FACTORS.items()}
+PARTNERS |= {f"{name}-both": (factor, factor) for name, factor in FACTORS.items()}
+FAMILIES = {
+    f"{family.__name__}-{name}": family(row, column)
+    for family in (posteriors.MatrixNormal, posteriors.MatrixNormalPlusDiagonal)
+    for name, (row, column) in PARTNERS.items()
+} | {"Diagonal": posteriors.Diagonal()}
+# A few families that stand for all of them, where a test is about what is built on top.
+SOME_FAMILIES = {
+    "diagonal": posteriors.Diagonal(),
+    "dense": posteriors.MatrixNormal(),
+    "low-rank-kronecker": posteriors.MatrixNormal(LowRank(2), Kronecker()),
+    "blocks-identity": posteriors.MatrixNormal(BlockDiagonal(3), Identity()),
+    "dense-plus-diagonal": posteriors.MatrixNormalPlusDiagonal(ratio=1.0),
+}
+PRIORS = {
+    "normal": priors.Normal(0.7),
+    "fitted": priors.Normal(None),
+    "ard": priors.ARD(),
+    "group-ard": priors.GroupARD(),
+    "group-ard-rows": priors.GroupARD(columns=False),
+    "group-ard-columns": priors.GroupARD(rows=False),
+    "group-ard-learnt": priors.GroupARD(learn=True),
+}
+
+
+def cases(name, table):
+    """Parametrise a test by the rows of a table."""
+    return pytest.mark.parametrize(name, list(table.values()), ids=list(table))

@@ -1,0 +1,454 @@
+"""Predictions through every kind of input, output and loader; the likelihoods themselves are in test_likelihoods.py."""
+
+import copy
+import dataclasses
+import math
+import time
+
+import pytest
+import torch
+from torch import distributions as td
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import mnvi
+from mnvi import MNConv2d, MNLinear, Prediction, predict
+from mnvi._progress import Progress
+from mnvi.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Poisson, Standardized, StudentT
+from tests.cases import cases
+from tests.laws import assert_close, dense_covariance, randomise
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+X = torch.randn(7, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+IMAGES = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+class Around(nn.Module):
+    """A layer of the input, or of a part of it, with its output put into a structure."""
+
+    def __init__(self, layer, read=lambda x: x, wrap=lambda y: y):
+        super().__init__()
+        self.layer, self.read, self.wrap = layer, read, wrap
+
+    def forward(self, *args, **named):
+        return self.wrap(self.layer(self.read(*args, **named)))
+
+
+def layer(outputs):
+    torch.manual_seed(0)
+    return randomise(MNLinear(4, outputs))
+
+
+# Outputs --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_of_one_logit_is_a_bernoulli():
+    """p = E[σ(z)], z ~ N(m, v), against quadrature; entropy and information are not 0."""
+    model = layer(1)
+    p = predict(model, X, 4000, Bernoulli())
+    maps = X @ model.weight.detach().mT + model.bias.detach()
+    variance = torch.einsum("ni,ij,nj->n", X, dense_covariance(model.posterior).detach(), X)
+    grid = torch.linspace(-9, 9, 4001)
+    logits = maps + variance.sqrt()[:, None] * grid
+    density = td.Normal(0.0, 1.0).log_prob(grid).exp() * (grid[1] - grid[0])
+    exact = (logits.sigmoid() * density).sum(-1)
+    error = (((logits.sigmoid() - exact[:, None]).square() * density).sum(-1) / 4000).sqrt()
+    assert ((p.mean[:, 0] - exact).abs() / error).max() < 5
+    assert_close(p.predictive_entropy, td.Bernoulli(p.mean).entropy())
+    assert (p.mutual_information > 0).all()
+    with pytest.raises(ValueError, match="Bernoulli"):
+        predict(model, X, 4)
+
+
+def test_outputs_of_one_dimension_are_examples_not_classes():
+    model = Around(layer(1), wrap=lambda y: y.squeeze(-1))
+    torch.manual_seed(7)
+    p = predict(model, X, 16, "bernoulli")
+    torch.manual_seed(7)
+    assert_close(p.mean, predict(model.layer, X, 16, "bernoulli").mean[:, 0])
+    assert p.mean.shape == p.log_prob(torch.ones(7)).shape == p.predictive_entropy.shape == (7,)
+    assert_close(p.log_prob(torch.ones(7)), p.mean.log())
+    with pytest.raises(ValueError, match=r"\(7,\)"):
+        predict(model, X, 4)
+
+
+def test_images_have_their_classes_in_dimension_one():
+    model = randomise(MNConv2d(3, 6, 3, padding=1), 0.2)
+    with pytest.raises(ValueError, match=r"Categorical\(dim=1\)"):
+        predict(model, IMAGES, 4)
+    p = predict(model, IMAGES, 8, Categorical(dim=1))
+    assert p.mean.shape == (2, 6, 4, 5)
+    assert_close(p.mean.sum(1), torch.ones(2, 4, 5))
+    assert_close(p.mean, p.draws.softmax(2).mean(0))
+    assert p.predictive_entropy.shape == (2, 4, 5)
+    labels = torch.randint(6, (2, 4, 5))
+    of_draws = td.Categorical(logits=p.draws.movedim(2, -1)).log_prob(labels).sum((-1, -2))
+    assert_close(p.log_prob(labels), of_draws.logsumexp(0) - math.log(8))
+    assert p.sample(3).shape == (3, 2, 4, 5)
+
+
+def test_a_tuple_of_mean_and_log_variance():
+    model = Around(layer(4), wrap=lambda y: (y[:, :2], y[:, 2:]))
+    p = predict(model, X, 8, HeteroscedasticGaussian(log_variance=True))
+    mean, log_variance = p.draws
+    assert mean.shape == log_variance.shape == (8, 7, 2)
+    assert_close(p.mean, mean.mean(0))
+    assert_close(p.variance, log_variance.exp().mean(0) + mean.var(0, correction=0))
+    assert (p.mutual_information > 0).all()
+    with pytest.raises(TypeError, match=r"tuple of a tensor of shape \(7, 2\)"):
+        predict(model, X, 8)
+
+
+@dataclasses.dataclass
+class ModelOutput:
+    logits: torch.Tensor
+    cache: object = None
+
+
+class DictOutput(dict):
+    logits = property(lambda self: self["logits"])
+
+
+@pytest.mark.parametrize("wrap", [ModelOutput, lambda y: DictOutput(loss=None, logits=y), lambda y: {"logits": y}])
+def test_outputs_with_logits(wrap):
+    model = Around(layer(3), wrap=wrap)
+    torch.manual_seed(7)
+    p = predict(model, X, 8)
+    torch.manual_seed(7)
+    assert_close(p.mean, predict(model.layer, X, 8).mean)
+
+
+# Inputs ---------------------------------------------------------------------------------------------------------------
+
+CALLS = {
+    "tuple": (lambda a, b: a + b, (X, 2 * X)),
+    "tuple of one": (lambda a: 3 * a, (X,)),
+    "dict": (lambda a, *, b: a + b, {"a": X, "b": 2 * X}),
+    "dict with labels": (lambda a, labels: a * labels, {"a": X, "labels": 3}),
+    "tuple with an object": (lambda a, how: a * how["factor"], (X, {"factor": 3})),
+}
+
+
+@cases("row", CALLS)
+def test_structures_are_the_arguments_of_the_model(row):
+    read, x = row
+    model = Around(layer(3), read)
+    torch.manual_seed(7)
+    p = predict(model, x, 8)
+    torch.manual_seed(7)
+    assert_close(p.mean, predict(model.layer, 3 * X, 8).mean)
+
+
+def test_a_named_tuple_is_one_argument():
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(5, 2, 4), torch.tensor([5, 3]))
+    model = Around(layer(3), lambda sequence: sequence.data)
+    assert predict(model, packed, 2).mean.shape == (8, 3)
+    assert predict(model, DataLoader(Plain([(packed,)]), batch_size=None), 2).mean.shape == (8, 3)
+
+
+@pytest.mark.parametrize("x", [[X], X.numpy(), None, "x"], ids=["list", "numpy", "none", "text"])
+def test_other_inputs_are_refused(x):
+    with pytest.raises(
+        TypeError, match="x must be a tensor, a tuple or dict of the model's arguments, or a DataLoader"
+    ):
+        predict(layer(3), x, 2)
+
+
+def test_a_mistake_in_the_model_is_shown_before_a_draw():
+    calls = []
+
+    def fail(x):
+        calls.append(1)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        predict(Around(layer(3), fail), X, 5)
+    assert calls == [1]
+
+
+def test_the_first_look_at_the_output_draws_nothing():
+    model = Around(layer(3))
+    seen = []
+    model.layer.register_forward_hook(lambda module, args, output: seen.append((module.samples, module.training)))
+    predict(model.train(), X, 4, chunk_size=2)
+    assert seen == [(False, False), (True, False), (True, False)]
+
+
+# Loaders --------------------------------------------------------------------------------------------------------------
+
+Y = torch.arange(7) % 3
+
+
+class Dicts(Dataset):
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, i):
+        return {"a": X[i], "b": 2 * X[i], "labels": Y[i]}
+
+
+class Plain(Dataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([(x, y) for x, y in zip(X, Y, strict=True)])
+
+
+LOADERS = {
+    "x": (lambda x: 3 * x, Plain(list(X)), False),
+    "[x]": (lambda x: 3 * x, TensorDataset(X), False),
+    "[x, y]": (lambda x: 3 * x, TensorDataset(X, Y), True),
+    "stream": (lambda x: 3 * x, Stream(), True),
+    "dict": (lambda a, b: a + b, Dicts(), True),
+    "((a, b), y)": (lambda a, b: a + b, Plain([((x, 2 * x), y) for x, y in zip(X, Y, strict=True)]), True),
+    "({a, b}, y)": (lambda a, b: a + b, Plain([({"a": x, "b": 2 * x}, y) for x, y in zip(X, Y, strict=True)]), True),
+    "(x, name)": (lambda x: 3 * x, Plain([(x, "name") for x in X]), False),
+}
+
+
+@cases("row", LOADERS)
+def test_a_loader_is_one_large_tensor(row):
+    """Within a frozen sample every draw is one function, so that both must agree exactly."""
+    read, data, targets = row
+    model = Around(layer(3), read)
+    with mnvi.frozen_sample(model):
+        p = predict(model, DataLoader(data, batch_size=3), 4)
+        whole = predict(model.layer, 3 * X, 4)
+        for field in ("mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information", "draws"):
+            assert_close(getattr(p, field), getattr(whole, field))
+        assert_close(p.log_prob(Y), whole.log_prob(Y))
+        if targets:
+            assert torch.equal(p.target, Y)
+            assert_close(p.log_prob(), whole.log_prob(Y))
+        else:
+            assert p.target is None
+            with pytest.raises(ValueError, match="no targets"):
+                p.log_prob()
+
+
+def test_a_loader_has_the_distribution_of_one_large_tensor():
+    model, count = layer(3), 3000
+    loader = DataLoader(TensorDataset(X), batch_size=3)
+    parts = predict(model, loader, count, "gaussian"), predict(model, X, count, "gaussian")
+    error = ((parts[0].variance + parts[1].variance) / count).sqrt()
+    assert ((parts[0].mean - parts[1].mean).abs() / error).max() < 5
+    spread = (2 / count) ** 0.5 * (parts[0].variance.square() + parts[1].variance.square()).sqrt()
+    assert ((parts[0].variance - parts[1].variance).abs() / spread).max() < 5
+
+
+def test_a_pair_of_outputs_goes_through_a_loader():
+    model = Around(layer(4), wrap=lambda y: (y[:, :2], y[:, 2:]))
+    y = torch.randn(7, 2)
+    with mnvi.frozen_sample(model):
+        p = predict(model, DataLoader(TensorDataset(X, y), 3), 4, HeteroscedasticGaussian())
+        assert_close(p.log_prob(), predict(model, X, 4, HeteroscedasticGaussian()).log_prob(y))
+    assert [tuple(each.shape) for each in p.draws] == [(4, 7, 2), (4, 7, 2)]
+
+
+def test_the_model_sees_one_batch_and_one_chunk_at_a_time():
+    model = Around(layer(3))
+    rows = []
+    model.layer.register_forward_hook(lambda module, args, output: rows.append((len(args[0]), module.samples)))
+    predict(model, DataLoader(TensorDataset(X), 3), 4, chunk_size=2)
+    assert rows == [(3, False), (3, True), (3, True), (3, True), (3, True), (1, True), (1, True)]
+
+
+def test_without_draws_a_prediction_is_as_large_as_one_output():
+    model = layer(3)
+    loader = DataLoader(TensorDataset(X, Y), 3)
+    with mnvi.frozen_sample(model):
+        small, full = (predict(model, loader, 50, keep_draws=keep) for keep in (False, True))
+    held = [value for value in vars(small).values() if isinstance(value, torch.Tensor)]
+    assert max(value.numel() for value in held) == 7 * 3
+    assert small.draws is None
+    assert_close(small.mean, full.mean)
+    assert_close(small.log_prob(), full.log_prob())
+    for use in (lambda: small.log_prob(Y), small.sample):
+        with pytest.raises(ValueError, match="keep_draws=True"):
+            use()
+
+
+def test_noise_free_functions_go_without_draws_too():
+    p = predict(layer(3), DataLoader(TensorDataset(X, torch.zeros(7, 3)), 3), 5, "gaussian", keep_draws=False)
+    assert p.mean.shape == p.target.shape == (7, 3)
+
+
+def test_a_model_that_vmap_cannot_follow_is_tried_once():
+    class Branching(Around):
+        def forward(self, x):
+            self.wrap(x)
+            y = self.layer(x)
+            return y if y.sum() > 0 else 0 + y
+
+    calls = []
+    model = Branching(layer(3), wrap=lambda _: calls.append(1))
+    p = predict(model, DataLoader(TensorDataset(X), 3), 4)
+    assert len(calls) == 1 + 1 + 3 * 4
+    assert (p.mutual_information > 0).all()
+
+
+def test_loaders_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"a batch must be.*list of a tensor of shape \(3, 4\)"):
+        predict(layer(3), DataLoader(TensorDataset(X, X, Y), 3), 2)
+    with pytest.raises(ValueError, match="no batches"):
+        predict(layer(3), DataLoader(TensorDataset(X[:0]), 3), 2)
+    ragged = DataLoader(Plain([torch.randn(length, 4) for length in (2, 3)]), batch_size=None)
+    assert predict(layer(3), ragged, 2).mean.shape == (5, 3)
+    ragged = DataLoader(Plain([torch.randn(1, length, 4) for length in (2, 3)]), batch_size=None)
+    with pytest.raises(ValueError, match="cannot be joined"):
+        predict(layer(3), ragged, 2)
+
+
+def test_a_loader_that_fails_leaves_the_model_as_it_was():
+    model = Around(layer(3)).train()
+    with pytest.raises(ValueError, match="a batch must be"):
+        predict(model, DataLoader(TensorDataset(X, X, Y), 3), 2)
+    assert model.training
+    assert model.layer.training
+    assert not model.layer._sampling
+
+
+# The density of the mixture -------------------------------------------------------------------------------------------
+
+
+def test_log_prob_converges_to_the_exact_predictive_density():
+    """Of a linear model it is N(y; m, v + noise²), the mean of a conjugate posterior."""
+    model, noise, count = layer(1), 0.8, 20_000
+    y = torch.randn(7, 1)
+    p = predict(model, X, count, Gaussian(noise))
+    mean = X @ model.weight.detach().mT + model.bias.detach()
+    variance = torch.einsum("ni,ij,nj->n", X, dense_covariance(model.posterior).detach(), X)[:, None]
+    exact = td.Normal(mean, (variance + noise**2).sqrt()).log_prob(y)[:, 0]
+    density = td.Normal(p.draws, noise).log_prob(y)[..., 0].exp()
+    error = density.std(0) / count**0.5
+    assert ((p.log_prob(y).exp() - exact.exp()).abs() / error).max() < 5
+
+
+def test_a_prediction_keeps_its_likelihood_when_training_goes_on():
+    likelihood = Gaussian()
+    p = predict(layer(2), X, 4, likelihood)
+    y = torch.randn(7, 2)
+    before = p.log_prob(y)
+    with torch.no_grad():
+        likelihood.log_scale.fill_(3.0)
+    assert torch.equal(p.log_prob(y), before)
+    assert likelihood.log_scale.requires_grad
+    assert not p.log_prob(y).requires_grad
+
+
+def test_a_prediction_is_public_and_copies():
+    p = predict(layer(3), X, 4)
+    assert isinstance(p, Prediction)
+    assert torch.equal(copy.deepcopy(p).log_prob(Y), p.log_prob(Y))
+    assert repr(p).startswith("Prediction(mean: (7, 3), variance: (7, 3), predictive_entropy: (7,)")
+
+
+SHORT = {
+    "categorical": Categorical(),
+    "bernoulli": Bernoulli(),
+    "gaussian": Gaussian(0.0),
+    "heteroscedastic_gaussian": HeteroscedasticGaussian(),
+    "poisson": Poisson(),
+}
+
+
+@pytest.mark.parametrize("name", list(SHORT))
+def test_short_names_are_likelihoods_without_parameters(name):
+    model = layer(4)
+    with mnvi.frozen_sample(model):
+        short, long = predict(model, X, 3, name), predict(model, X, 3, SHORT[name])
+    assert_close(short.mean, long.mean)
+    assert_close(short.variance, long.variance)
+
+
+def test_noise_scale_is_the_scale_of_a_gaussian():
+    model, y = layer(2), torch.randn(7, 2)
+    with mnvi.frozen_sample(model):
+        short, long = predict(model, X, 3, "gaussian", noise_scale=0.3), predict(model, X, 3, Gaussian(0.3))
+    assert_close(short.variance, long.variance)
+    assert_close(short.log_prob(y), long.log_prob(y))
+
+
+@pytest.mark.parametrize("inner", [Gaussian(0.3), StudentT(5.0, 0.3)], ids=["gaussian", "student-t"])
+def test_a_model_of_standardised_targets_predicts_in_their_units(inner):
+    model = layer(2)
+    center, std = torch.tensor([100.0, -5.0]), torch.tensor([20.0, 0.1])
+    y = center + std * torch.randn(7, 2)
+    with mnvi.frozen_sample(model):
+        plain, units = predict(model, X, 3, inner), predict(model, X, 3, Standardized(inner, center, std))
+    assert_close(units.mean, center + std * plain.mean)
+    assert_close(units.variance, std.square() * plain.variance)
+    assert_close(units.log_prob(y), plain.log_prob((y - center) / std) - std.log().sum())
+
+
+def test_poisson_predictions_have_the_variance_of_the_mixture():
+    p = predict(layer(2), X, 50, "poisson")
+    rate = p.draws.exp()
+    assert_close(p.mean, rate.mean(0))
+    assert_close(p.variance, rate.mean(0) + rate.var(0, correction=0))
+    assert p.mutual_information is None
+
+
+# Progress -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_quick_is_silent(capsys):
+    predict(layer(3), DataLoader(TensorDataset(X), 3), 4)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_takes_long_says_how_far_it_is(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def slow(x):
+        now[0] += 1.0
+        return x
+
+    predict(Around(layer(3), slow), DataLoader(TensorDataset(X), 3), 4)
+    lines = capsys.readouterr().err.split("\r")
+    assert lines[1].startswith("predict: 4/12 in 2 s, 4 s left")
+    assert lines[-1].startswith("predict: 12/12 in 4 s, 0 s left")
+    assert lines[-1].endswith("\n")
+
+
+def test_progress_without_an_end_counts(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Progress("predict", None) as progress:
+        now[0] = 3.0
+        progress.advance(5)
+    assert "predict: 5 in 3 s" in capsys.readouterr().err
+
+
+class Keeping(nn.Module):
+    """Keeps what it computes, as an attribute and as a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = mnvi.MNLinear(4, 3)
+        self.last = None
+        self.register_buffer("running", torch.zeros(()))
+
+    def forward(self, x):
+        self.last = self.layer(x)
+        self.running = 0.9 * self.running + 0.1 * self.last.mean()
+        return self.last
+
+
+def test_draws_leave_nothing_behind_in_the_model():
+    model = Keeping()
+    predict(model, X, 4)
+    copy.deepcopy(model)
+    assert model.last.sum().isfinite()
+    assert model.state_dict()["running"].isfinite()
