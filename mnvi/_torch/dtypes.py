@@ -12,6 +12,7 @@ from torch import Tensor, nn
 REAL = (torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
 
+Device = torch.device | str | None  # where new tensors go; None is torch's default device
 Convert = Callable[[Tensor], Tensor]
 
 

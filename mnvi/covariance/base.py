@@ -1,10 +1,72 @@
-"""One factor F of a covariance F Fᵀ: the description a user writes and the module a posterior computes with."""
+"""A factor F of a covariance F Fᵀ: the description a user writes, and the module that computes with it.
+
+Factors, posteriors and priors follow one scheme. The description (here ``FactorSpec``) is small, immutable and holds no
+parameters. Its ``build`` makes the module (here ``Factor``), which holds the parameters and computes with them. A new
+factor is one file beside this one with both, and one row in a test table.
+"""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from .._torch.dtypes import Device
+
+Split = tuple[int, int]  # how a vector of a·b numbers is made of two axes: channels, kernel positions
+
+
+@dataclass(frozen=True)
+class FactorSpec(ABC):
+    """The description of a factor; a posterior makes a :class:`Factor` of it with ``build``."""
+
+    @abstractmethod
+    def build(
+        self, size: int, *, split: Split | None = None, device: Device = None, dtype: torch.dtype | None = None
+    ) -> "Factor":
+        """The factor's module for vectors of length ``size``.
+
+        ``split`` = (a, b) with a·b = ``size`` says how the vector is made of two axes (channels, kernel positions);
+        only factors with such a structure use it.
+        """
+
+    @abstractmethod
+    def num_parameters(self, size: int, split: Split | None = None) -> int:
+        """How many numbers the module will hold, without allocating them."""
+
+
+@runtime_checkable
+class NaturalPart(Protocol):
+    """A module that holds one factor F of a covariance and has natural-gradient steps.
+
+    It may be a :class:`Factor`, or a posterior that is one factor as a whole. Laws, where a loss depends on F only
+    through F Fᵀ:
+
+    - H = ``whitened_gradient(*gradients)`` is FᵀG, which is symmetric, of the loss's gradient G = ∂loss/∂F;
+    - as S → 0, ``contract_(S)`` changes the loss by −½·⟨H, S⟩ + O(‖S‖²), so that S = lr·H descends;
+    - ``contract_(S)`` leaves F finite and invertible for every finite S, and as it is for S = 0.
+
+    H and S have the structure of the factor: (n, n), a diagonal of shape (n,), or blocks of shape (k, b, b).
+    """
+
+    @property
+    def size(self) -> int:
+        """The length n of the vectors whose covariance this is."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of F."""
+        ...
+
+    def whitened_gradient(self, *gradients: Tensor) -> Tensor:
+        """H = FᵀG from the gradients of the parameters, in the order of ``parameters()``."""
+        ...
+
+    def contract_(self, step: Tensor) -> None:
+        """F ← F·chol((I + S + ½S²)⁻¹) in place, S = ``step`` (:mod:`mnvi.linalg.contraction`)."""
+        ...
 
 
 class Factor(nn.Module, ABC):
@@ -16,6 +78,7 @@ class Factor(nn.Module, ABC):
     """
 
     has_scale = True  # False where the factor has no overall scale of its own (Identity)
+    log_scales: ClassVar[tuple[str, ...]] = ()  # which parameters of its own are logarithms of scales
 
     def __init__(self, size: int, width: int | None = None) -> None:
         super().__init__()
@@ -75,20 +138,13 @@ class Factor(nn.Module, ABC):
         """The lower Cholesky factor of F Fᵀ, shape (n, n)."""
         return torch.linalg.cholesky(self.covariance())
 
-    def natural_parts(self, count: int) -> list[tuple["Factor", int]]:
-        """The factors in this one that have natural-gradient steps, each with how many vectors it is the covariance of.
+    def natural_parts(self, count: int) -> list[tuple[NaturalPart, int]]:
+        """The parts of this factor that have natural-gradient steps, each with the number of vectors that have it.
 
-        ``count`` is that number for this factor. Parts that are not listed are left to another optimiser.
+        ``count`` is how many vectors have this factor's covariance. Parts that are not listed are left to another
+        optimiser.
         """
         return []
-
-    def whitened_gradient(self, *gradients: Tensor) -> Tensor:
-        """H = FᵀG, symmetric, from the gradients of this factor's parameters in the order of ``parameters()``."""
-        raise NotImplementedError(f"{type(self).__name__} has no natural-gradient step")
-
-    def contract_(self, step: Tensor) -> None:
-        """F ← F·chol((I + S + ½S²)⁻¹) in place, S = ``step`` of the structure of :meth:`whitened_gradient`."""
-        raise NotImplementedError(f"{type(self).__name__} has no natural-gradient step")
 
     @property
     @abstractmethod
@@ -97,20 +153,3 @@ class Factor(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"size={self.size}"
-
-
-@dataclass(frozen=True)
-class FactorSpec(ABC):
-    """A small immutable description of a factor; a posterior turns it into parameters with ``build``."""
-
-    @abstractmethod
-    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> Factor:
-        """A :class:`Factor` for vectors of length ``size``.
-
-        ``split`` = (a, b) with a·b = ``size`` says how the vector is made of two axes (channels, kernel positions);
-        only factors with such a structure use it.
-        """
-
-    @abstractmethod
-    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
-        """How many numbers the factor will hold, without allocating them."""

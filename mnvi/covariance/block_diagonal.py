@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._checks import positive_int
+from .._torch.dtypes import Device
 from ..linalg.contraction import contract, mirrored
-from .base import Factor, FactorSpec
+from .base import Factor, FactorSpec, NaturalPart, Split
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class BlockDiagonal(FactorSpec):
     def __post_init__(self) -> None:
         positive_int("block_size", self.block_size)
 
-    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None):
+    def build(
+        self, size: int, *, split: Split | None = None, device: Device = None, dtype: torch.dtype | None = None
+    ) -> "BlockDiagonalFactor":
         return BlockDiagonalFactor(size, min(self.block_size, size), device=device, dtype=dtype)
 
-    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
+    def num_parameters(self, size: int, split: Split | None = None) -> int:
         block = min(self.block_size, size)
         return size + -(-size // block) * block * block
 
@@ -35,7 +38,9 @@ class BlockDiagonal(FactorSpec):
 class BlockDiagonalFactor(Factor):
     """Blocks diag(exp ``log_diagonal``) + tril(``off_diagonal``, −1); ``off_diagonal`` has shape (blocks, b, b)."""
 
-    def __init__(self, size: int, block_size: int, *, device=None, dtype=None) -> None:
+    log_scales = ("log_diagonal",)
+
+    def __init__(self, size: int, block_size: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__(size)
         self.num_blocks = -(-size // block_size)
         self.block_size = block_size
@@ -75,7 +80,7 @@ class BlockDiagonalFactor(Factor):
     def scale_tril(self) -> Tensor:
         return self.matrix()
 
-    def natural_parts(self, count: int) -> list[tuple[Factor, int]]:
+    def natural_parts(self, count: int) -> list[tuple[NaturalPart, int]]:
         return [(self, count)]
 
     def whitened_gradient(self, *gradients: Tensor) -> Tensor:

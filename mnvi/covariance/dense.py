@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .._torch.dtypes import Device
 from ..linalg import triangular
 from ..linalg.contraction import contract, mirrored
-from .base import Factor, FactorSpec
+from .base import Factor, FactorSpec, NaturalPart, Split
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,21 @@ class Dense(FactorSpec):
     'Parameterization'.
     """
 
-    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "DenseFactor":
+    def build(
+        self, size: int, *, split: Split | None = None, device: Device = None, dtype: torch.dtype | None = None
+    ) -> "DenseFactor":
         return DenseFactor(size, device=device, dtype=dtype)
 
-    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
+    def num_parameters(self, size: int, split: Split | None = None) -> int:
         return size + triangular.packed_size(size)
 
 
 class DenseFactor(Factor):
     """F = diag(exp ``log_diagonal``) + the strictly lower-triangular matrix packed in ``off_diagonal``."""
 
-    def __init__(self, size: int, *, device=None, dtype=None) -> None:
+    log_scales = ("log_diagonal",)
+
+    def __init__(self, size: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__(size)
         self.log_diagonal = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
         self.off_diagonal = nn.Parameter(torch.zeros(triangular.packed_size(size), device=device, dtype=dtype))
@@ -71,7 +76,7 @@ class DenseFactor(Factor):
     def scale_tril(self) -> Tensor:
         return self.matrix()
 
-    def natural_parts(self, count: int) -> list[tuple[Factor, int]]:
+    def natural_parts(self, count: int) -> list[tuple[NaturalPart, int]]:
         return [(self, count)]
 
     def whitened_gradient(self, *gradients: Tensor) -> Tensor:

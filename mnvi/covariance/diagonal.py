@@ -5,25 +5,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .._torch.dtypes import Device
 from ..linalg.contraction import contract_diagonal
-from .base import Factor, FactorSpec
+from .base import Factor, FactorSpec, NaturalPart, Split
 
 
 @dataclass(frozen=True)
 class Diagonal(FactorSpec):
     """Independent coordinates: F = diag(exp ``log_diagonal``); ``size`` numbers are held."""
 
-    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "DiagonalFactor":
+    def build(
+        self, size: int, *, split: Split | None = None, device: Device = None, dtype: torch.dtype | None = None
+    ) -> "DiagonalFactor":
         return DiagonalFactor(size, device=device, dtype=dtype)
 
-    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
+    def num_parameters(self, size: int, split: Split | None = None) -> int:
         return size
 
 
 class DiagonalFactor(Factor):
     """F = diag(exp ``log_diagonal``), shape (n, n)."""
 
-    def __init__(self, size: int, *, device=None, dtype=None) -> None:
+    log_scales = ("log_diagonal",)
+
+    def __init__(self, size: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__(size)
         self.log_diagonal = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
 
@@ -56,7 +61,7 @@ class DiagonalFactor(Factor):
     def scale_tril(self) -> Tensor:
         return self.matrix()
 
-    def natural_parts(self, count: int) -> list[tuple[Factor, int]]:
+    def natural_parts(self, count: int) -> list[tuple[NaturalPart, int]]:
         return [(self, count)]
 
     def whitened_gradient(self, *gradients: Tensor) -> Tensor:

@@ -5,17 +5,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Factor, FactorSpec
+from .._torch.dtypes import Device
+from .base import Factor, FactorSpec, Split
 
 
 @dataclass(frozen=True)
 class Identity(FactorSpec):
     """Independent coordinates of unit variance; nothing is held, so the other factor carries the scale."""
 
-    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "IdentityFactor":
+    def build(
+        self, size: int, *, split: Split | None = None, device: Device = None, dtype: torch.dtype | None = None
+    ) -> "IdentityFactor":
         return IdentityFactor(size, device=device, dtype=dtype)
 
-    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
+    def num_parameters(self, size: int, split: Split | None = None) -> int:
         return 0
 
 
@@ -24,7 +27,7 @@ class IdentityFactor(Factor):
 
     has_scale = False
 
-    def __init__(self, size: int, *, device=None, dtype=None) -> None:
+    def __init__(self, size: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__(size)
         # Carries the dtype and the device through .to(), which a module without parameters cannot otherwise know.
         self.register_buffer("anchor", torch.zeros((), device=device, dtype=dtype))

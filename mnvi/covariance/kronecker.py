@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .._checks import instance
-from .base import Factor, FactorSpec
+from .._torch.dtypes import Device
+from .base import Factor, FactorSpec, NaturalPart, Split
 from .dense import Dense
 
 
@@ -27,12 +28,14 @@ class Kronecker(FactorSpec):
         instance("left", self.left, FactorSpec)
         instance("right", self.right, FactorSpec)
 
-    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "KroneckerFactor":
+    def build(
+        self, size: int, *, split: Split | None = None, device: Device = None, dtype: torch.dtype | None = None
+    ) -> "KroneckerFactor":
         a, b = split or most_square(size)
         left = self.left.build(a, device=device, dtype=dtype)
         return KroneckerFactor(left, self.right.build(b, device=device, dtype=dtype))
 
-    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
+    def num_parameters(self, size: int, split: Split | None = None) -> int:
         a, b = split or most_square(size)
         return self.left.num_parameters(a) + self.right.num_parameters(b)
 
@@ -71,7 +74,7 @@ class KroneckerFactor(Factor):
         left, right = self.left.log_cholesky_diagonal(), self.right.log_cholesky_diagonal()
         return None if left is None or right is None else (left.unsqueeze(-1) + right).flatten()
 
-    def natural_parts(self, count: int) -> list[tuple[Factor, int]]:
+    def natural_parts(self, count: int) -> list[tuple[NaturalPart, int]]:
         left = self.left.natural_parts(count * self.right.size)
         return left + self.right.natural_parts(count * self.left.size)
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import positive_int
-from .base import Factor, FactorSpec
+from .._torch.dtypes import Device
+from .base import Factor, FactorSpec, Split
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,12 @@ class LowRank(FactorSpec):
     def __post_init__(self) -> None:
         positive_int("rank", self.rank)
 
-    def build(self, size: int, *, split: tuple[int, int] | None = None, device=None, dtype=None) -> "LowRankFactor":
+    def build(
+        self, size: int, *, split: Split | None = None, device: Device = None, dtype: torch.dtype | None = None
+    ) -> "LowRankFactor":
         return LowRankFactor(size, self.rank, device=device, dtype=dtype)
 
-    def num_parameters(self, size: int, split: tuple[int, int] | None = None) -> int:
+    def num_parameters(self, size: int, split: Split | None = None) -> int:
         return size * (self.rank + 1)
 
 
@@ -31,7 +34,9 @@ class LowRankFactor(Factor):
     log|F Fᵀ| = 2 Σ log d + log|I + Cᵀ diag(d)⁻² C| (the matrix-determinant lemma), O(n·rank²).
     """
 
-    def __init__(self, size: int, rank: int, *, device=None, dtype=None) -> None:
+    log_scales = ("log_diagonal",)
+
+    def __init__(self, size: int, rank: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__(size, size + rank)
         self.rank = rank
         self.log_diagonal = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))

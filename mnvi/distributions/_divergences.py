@@ -30,7 +30,7 @@ from torch.distributions import (
 from torch.distributions.kl import register_kl
 
 from .._torch.autocast import full_precision
-from ..linalg.solve import solve_triangular
+from ..linalg.solve import inverse_diagonal
 from .base import KroneckerNormal, product, triangular_solve
 from .matrix_normal import MatrixNormal
 from .matrix_normal_plus_diagonal import MatrixNormalPlusDiagonal
@@ -139,14 +139,8 @@ def _kronecker_trace(q: KroneckerNormal, r: MatrixNormal) -> Tensor:
 
 def _diagonal_trace(variance: Tensor, r: MatrixNormal) -> Tensor:
     """tr((U ⊗ V)⁻¹ diag(variance)) = Σ variance_ij (U⁻¹)_ii (V⁻¹)_jj."""
-    rows, columns = (_inverse_diagonal(tril) for tril in (r.scale_tril_row, r.scale_tril_column))
+    rows, columns = (inverse_diagonal(tril) for tril in (r.scale_tril_row, r.scale_tril_column))
     return (rows.unsqueeze(-1) * variance * columns.unsqueeze(-2)).sum((-2, -1))
-
-
-def _inverse_diagonal(tril: Tensor) -> Tensor:
-    """The diagonal of (L Lᵀ)⁻¹."""
-    eye = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
-    return solve_triangular(tril, eye, upper=False).square().sum(-2)
 
 
 def _columns_trace(columns: Tensor, r: MatrixNormal) -> Tensor:

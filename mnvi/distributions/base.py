@@ -1,4 +1,4 @@
-"""What the matrix-normal distributions share: their arguments, their draws, and products with their factors."""
+"""The base of the matrix-normal distributions: their arguments, their draws, and products with their factors."""
 
 import functools
 from typing import ClassVar
@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from .._torch.autocast import full_precision
 from ..linalg.solve import solve_triangular
 
 
 class KroneckerNormal(Distribution):
-    """What the two families share: W = M + A E Bᵀ + independent noise; every argument is a batch of matrices."""
+    """W = M + A E Bᵀ + independent noise (a subclass says which); every argument is a batch of matrices."""
 
     has_rsample = True
     support: ClassVar[constraints.Constraint] = constraints.independent(constraints.real, 2)
@@ -94,7 +95,7 @@ def kronecker(a: Tensor, b: Tensor) -> Tensor:
 
 def product(*matrices: Tensor) -> Tensor:
     """The matrix product in its factors' own precision, also under autocast."""
-    with torch.autocast(matrices[0].device.type, enabled=False):
+    with full_precision(matrices[0]):
         return functools.reduce(torch.matmul, matrices)
 
 

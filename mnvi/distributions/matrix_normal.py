@@ -1,6 +1,6 @@
 """The matrix-normal distribution.
 
-Source: Gupta and Nagar, Matrix Variate Distributions (1999), chapter 2.
+Source: Gupta & Nagar (1999), Matrix Variate Distributions, Chapman & Hall/CRC, chapter 2.
 """
 
 import math

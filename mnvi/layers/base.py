@@ -36,6 +36,7 @@ class BayesianLayer(PrunableLayer):
     prior: priors.Prior
     posterior: posteriors.Posterior
     default_estimator = "local"
+    local_estimator: str | None = None  # the posterior's method that ``_deviation`` uses
 
     def _make_bayesian(self, prior: priors.Prior, posterior: posteriors.Posterior, estimator: str | None) -> None:
         """Attach what :func:`build_parts` made; the torch layer's own ``__init__`` has run."""
@@ -116,7 +117,9 @@ class BayesianLayer(PrunableLayer):
         if not self.samples:
             return self._transform(input, self.mean_weight(), self.bias, *args)
         # A pruned layer's deviation has no factors any more, and a frozen draw must be one weight for all inputs.
-        if self.estimator == "weight" or self._frozen is not None or self._is_pruned:
+        # A family may have no estimator for this kind of layer.
+        local = self.local_estimator is not None and self.posterior.provides(self.local_estimator)
+        if self.estimator == "weight" or not local or self._frozen is not None or self._is_pruned:
             return self._transform(input, self.draw_weight(), self.bias, *args)
         output = self._transform(input, self.weight, self.bias, *args)
         with full_precision(self.weight):

@@ -15,6 +15,7 @@ class _MNConvNd(BayesianLayer):
     """What all convolutions share; the weight matrix is (out_channels, in_channels/groups·∏kernel)."""
 
     default_estimator = "weight"
+    local_estimator = "conv_deviation"
 
     def __init__(self, *args, posterior=None, prior=None, estimator: str = "weight", **kwargs) -> None:
         check_layer_arguments(posterior, prior, estimator)
@@ -46,6 +47,8 @@ class _MNConvTransposeNd(_MNConvNd):
 
     The local estimator draws all outputs independently of each other.
     """
+
+    local_estimator = "conv_transpose_deviation"
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As the torch layer's ``forward(input, output_size)``."""

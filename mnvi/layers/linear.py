@@ -24,6 +24,8 @@ class MNLinear(BayesianLayer, nn.Linear):
         >>> loss = F.mse_loss(layer(x), y) + layer.kl() / num_train
     """
 
+    local_estimator = "output_deviation"
+
     def __init__(
         self,
         in_features: int,

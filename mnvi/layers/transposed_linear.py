@@ -17,6 +17,7 @@ class MNTransposedLinear(BayesianLayer, nn.Module):
     Input (*, in), output (*, out).
     """
 
+    local_estimator = "transposed_output_deviation"
     plain: type[nn.Module]  # what to_deterministic goes back to
 
     def reset_parameters(self) -> None:

@@ -2,9 +2,10 @@
 
 **Why.** Let the covariance change by dC = −F S Fᵀ, S symmetric: in the whitened coordinates F⁻¹dC F⁻ᵀ the Fisher metric
 of N(0, F Fᵀ), seen k times, is (k/2)‖S‖², so the natural gradient of a loss with Euclidean gradient G = ∂loss/∂F is
-S = H/k with H = FᵀG, which is symmetric (Amari, 1998). The step is taken in the whitened precision (Khan & Lin, 2017;
-Lin et al., 2023): R agrees with exp(S) to second order and is positive definite for every S, and F·chol(R⁻¹) is again
-triangular. In one step a standard deviation grows by √2 at most, however large the step, and shrinks without limit.
+S = H/k with H = FᵀG, which is symmetric (Amari, 1998, doi:10.1162/089976698300017746). The step is taken in the
+whitened precision (Khan & Lin, 2017, arXiv:1703.04265; Lin et al., 2023, arXiv:2302.09738): R agrees with exp(S) to
+second order and is positive definite for every S, and F·chol(R⁻¹) is again triangular. In one step a standard deviation
+grows by √2 at most, however large the step, and shrinks without limit.
 """
 
 import torch

@@ -16,7 +16,7 @@ from torch.linalg import solve_triangular
 from .._torch.tracing import in_transform, jit_tracing
 from .elementary import identity
 
-__all__ = ["inverse", "slogdet", "solve", "solve_triangular"]
+__all__ = ["inverse", "inverse_diagonal", "slogdet", "solve", "solve_triangular"]
 
 SMALL = 32  # rows up to which a batched QR takes less time than a loop of LUs
 
@@ -44,6 +44,12 @@ def solve(a: Tensor, b: Tensor, *, left: bool = True) -> Tensor:
 def inverse(a: Tensor) -> Tensor:
     """The inverse of matrices of shape (..., n, n); where one is singular, as in :func:`solve`."""
     return solve(a, identity(a))
+
+
+def inverse_diagonal(tril: Tensor) -> Tensor:
+    """The diagonal of (L Lᵀ)⁻¹ for a lower Cholesky factor L, shape (..., n) for (..., n, n)."""
+    eye = torch.eye(tril.shape[-1], device=tril.device, dtype=tril.dtype)
+    return solve_triangular(tril, eye, upper=False).square().sum(-2)
 
 
 def slogdet(a: Tensor) -> tuple[Tensor, Tensor]:

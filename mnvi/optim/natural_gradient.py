@@ -1,13 +1,13 @@
 """Natural-gradient descent for matrix-normal posteriors: steps measured by the distribution they change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .._checks import instance, positive_float, positive_int
+from .._checks import instance, number, positive_float, positive_int
 from ..layers import BayesianLayer, bayesian_layers
 from ._gradient_checks import check_gradients, first_non_finite
 
@@ -22,7 +22,7 @@ class NaturalGradient(Optimizer):
     The steepest descent of a loss (Amari, 1998) is therefore dM = −lr·U ∇_M V and, but for the last term,
     S_U = lr·H_U/p with H_U = Aᵀ∇_A, which is symmetric, and S_V = lr·H_V/n. The last term couples the scales of U and
     V, which are one scale of the posterior: the step of that scale is shared out, not made twice. Factors move by
-    A ← A·chol(R⁻¹), R = I + S + ½S² (:mod:`mnvi.covariance.contraction`), triangular and invertible after every step.
+    A ← A·chol(R⁻¹), R = I + S + ½S² (:mod:`mnvi.linalg.contraction`), triangular and invertible after every step.
     Means are stepped in whitened coordinates, where the metric is the identity: the gradient becomes ξ = Aᵀ∇_M B with
     the factors at which it was taken, the step A ξ Bᵀ with the new ones. Then the gauge (cA, B/c) is fixed. All
     momentum is kept in whitened coordinates.
@@ -55,10 +55,11 @@ class NaturalGradient(Optimizer):
         TypeError, ValueError: an option is out of range, the model has nothing to step, two of its layers share a
             parameter (share the layer instead), or only a part of a factor is frozen.
 
-    Sources: Amari (1998), 'Natural gradient works efficiently in learning'; Khan & Lin (2017), 'Conjugate-computation
-    variational inference'; Zhang, Sun, Duvenaud & Grosse (2018), 'Noisy natural gradient as variational inference';
-    Lin et al. (2023), 'Simplifying momentum-based positive-definite submanifold optimization' (inverse-free Kronecker
-    updates in Lie-algebra coordinates).
+    Sources: Amari (1998), 'Natural gradient works efficiently in learning', doi:10.1162/089976698300017746; Khan & Lin
+    (2017), 'Conjugate-computation variational inference', arXiv:1703.04265; Zhang, Sun, Duvenaud & Grosse (2018),
+    'Noisy natural gradient as variational inference', arXiv:1712.02390; Lin et al. (2023), 'Simplifying momentum-based
+    positive-definite submanifold optimization', arXiv:2302.09738 (inverse-free Kronecker updates in Lie-algebra
+    coordinates).
 
     Example:
         >>> natural = mnvi.optim.NaturalGradient(
@@ -85,10 +86,10 @@ class NaturalGradient(Optimizer):
         instance("model", model, nn.Module)
         positive_float("lr", lr)
         covariance_lr = lr if covariance_lr is None else positive_float("covariance_lr", covariance_lr)
-        _rate("momentum", momentum)
-        _rate("covariance_momentum", covariance_momentum)
+        number("momentum", momentum, 0, 1, below=True)
+        number("covariance_momentum", covariance_momentum, 0, 1, below=True)
         if second_moment is not None:
-            _rate("second_moment", positive_float("second_moment", second_moment))
+            number("second_moment", positive_float("second_moment", second_moment), 0, 1, below=True)
         self._layers = list(_natural_layers(model))
         if not self._layers:
             raise ValueError("the model has no layer with a MatrixNormal or Diagonal posterior; see mnvi.to_bayesian")
@@ -156,7 +157,7 @@ class NaturalGradient(Optimizer):
         raise TypeError("NaturalGradient belongs to the layers of its model and cannot be copied: use state_dict()")
 
     def _step_layer(self, layer: BayesianLayer) -> None:
-        gradient, group = layer.weight.grad, self.param_groups[0]
+        gradient, group = layer.weight.grad, self._group("means")
         # The gradient is whitened by the factors at which it was taken, the step made by the new ones.
         if gradient is not None:
             gradient = layer.posterior.whitened(gradient.flatten(1) * float(group["num_data"]))
@@ -168,7 +169,7 @@ class NaturalGradient(Optimizer):
         active = [(part, k) for part, k in layer.posterior.natural_parts() if next(part.parameters()).grad is not None]
         due = [(part, k) for part, k in active if self._accumulate(list(part.parameters()))]
         for part, count in due:
-            group = self.param_groups[1]
+            group = self._group("covariances")
             totals = [self.state[p].pop("total") for p in part.parameters()]
             step = part.whitened_gradient(*totals) * (float(group["num_data"]) / (group["every"] * count))
             if len(due) > 1:
@@ -186,7 +187,7 @@ class NaturalGradient(Optimizer):
             assert gradient is not None
             state["total"] = state["total"] + gradient if "total" in state else gradient.clone()
         first = self.state[parameters[0]]
-        first["accumulated"] = (first.get("accumulated", 0) + 1) % self.param_groups[1]["every"]
+        first["accumulated"] = (first.get("accumulated", 0) + 1) % self._group("covariances")["every"]
         return first["accumulated"] == 0
 
     def _step_mean(self, layer: BayesianLayer, whitened: Tensor, group: dict[str, Any]) -> None:
@@ -195,8 +196,11 @@ class NaturalGradient(Optimizer):
         if group["second_moment"] is not None:
             square = _average(state, "square", whitened.square(), group["second_moment"])
             step = step / (1 + square.sqrt())
-        change = layer.masked(layer.posterior.deviation((step,)).view_as(layer.weight))
+        change = layer.masked(layer.posterior.unwhitened(step).view_as(layer.weight))
         layer.weight.sub_(change, alpha=group["lr"])
+
+    def _group(self, name: str) -> dict[str, Any]:
+        return next(group for group in self.param_groups if group["name"] == name)
 
     def _name(self, parameter: Tensor) -> str:
         return self._names[parameter]
@@ -211,8 +215,8 @@ def other_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p not in own]
 
 
-def _natural_layers(model: nn.Module):
-    return (layer for _, layer in bayesian_layers(model) if layer.posterior.natural)
+def _natural_layers(model: nn.Module) -> Iterator[BayesianLayer]:
+    return (layer for _, layer in bayesian_layers(model) if layer.posterior.provides("natural_parts"))
 
 
 def _covariance_parameters(layer: BayesianLayer) -> list[nn.Parameter]:
@@ -236,7 +240,8 @@ def _check_layers(layers: list[BayesianLayer], name: Callable[[Tensor], str]) ->
 
 def _check_means(model: nn.Module) -> None:
     for name, layer in bayesian_layers(model):
-        if layer.posterior.natural and not isinstance(layer._parameters.get("weight"), nn.Parameter):
+        natural = layer.posterior.provides("natural_parts")
+        if natural and not isinstance(layer._parameters.get("weight"), nn.Parameter):
             raise ValueError(
                 f"the mean of layer {name!r} is made from other tensors (mnvi.constrain, torch.nn.utils.prune), and "
                 "NaturalGradient steps means that are parameters: give it a part of the model without this layer"
@@ -252,10 +257,3 @@ def _average(state: dict[str, Any], name: str, value: Tensor, rate: float) -> Te
         state[name] = torch.zeros_like(value)
     state[name] = state[name].lerp(value, 1 - rate)
     return state[name] / (1 - rate**count)
-
-
-def _rate(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")

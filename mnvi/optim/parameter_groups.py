@@ -1,4 +1,6 @@
-"""Learning rates that suit a posterior's parameters."""
+"""Parameter groups for a torch optimiser, with learning rates that suit a posterior's parameters."""
+
+from typing import Any
 
 from torch import nn
 
@@ -9,7 +11,9 @@ from ..posteriors import Posterior
 from ..priors import Prior
 
 
-def parameter_groups(model: nn.Module, lr: float = 1e-3, *, log_diagonals: float = 1.0, off_diagonals: float = 0.03):
+def parameter_groups(
+    model: nn.Module, lr: float = 1e-3, *, log_diagonals: float = 1.0, off_diagonals: float = 0.03
+) -> list[dict[str, Any]]:
     """Torch parameter groups: means and other parameters, log- and off-diagonals of factors, priors, likelihoods.
 
     Only the first takes the optimiser's ``weight_decay`` (for AdamW 0.01 by default); the others have theirs set to 0,
@@ -23,8 +27,10 @@ def parameter_groups(model: nn.Module, lr: float = 1e-3, *, log_diagonals: float
         model: any module, or a ModuleList of the model and an ELBO with a likelihood; convert it first, since an
             optimiser only steps the parameters that it was made with.
         lr: rate of means, biases and everything else that is no posterior covariance.
-        log_diagonals: ratio to ``lr`` of the logarithms of scales.
-        off_diagonals: ratio to ``lr`` of what couples coordinates (off-diagonal factor entries, low-rank loadings).
+        log_diagonals: ratio to ``lr`` of the logarithms of scales, those that a factor or posterior names in its
+            ``log_scales``.
+        off_diagonals: ratio to ``lr`` of a factor's or posterior's other parameters, which couple coordinates
+            (off-diagonal entries, low-rank loadings).
 
     Returns:
         A list of dicts with "params", "lr" and "name", and "weight_decay" in all but "means", for a torch optimiser;
@@ -50,7 +56,7 @@ def parameter_groups(model: nn.Module, lr: float = 1e-3, *, log_diagonals: float
             elif isinstance(module, Likelihood):
                 kinds[parameter] = "likelihoods"
             elif isinstance(module, (Factor, Posterior)):
-                kinds[parameter] = "log_diagonals" if name.startswith("log_") else "off_diagonals"
+                kinds[parameter] = "log_diagonals" if name in module.log_scales else "off_diagonals"
     members: dict[str, list[nn.Parameter]] = {kind: [] for kind in rates}
     for parameter in model.parameters():
         members[kinds.get(parameter, "means")].append(parameter)

@@ -1,37 +1,80 @@
-"""What a posterior family is: a description a user writes, and the module of a layer that computes with it."""
+"""A posterior of a layer's weights: the description a user writes, and the module that computes with it.
+
+Factors, posteriors and priors follow one scheme. The description (here ``PosteriorSpec``) is small, immutable and holds
+no parameters. Its ``build`` makes the module (here ``Posterior``), which holds the parameters and computes with them. A
+new family is one file beside this one with both, and one row in a test table.
+"""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..linalg.solve import solve_triangular
+from .._deprecation import warn_renamed
+from .._torch.dtypes import Device
+from ..covariance.base import NaturalPart, Split
 
 Noise = tuple[Tensor, ...]
 Convolve = Callable[[Tensor, Tensor], Tensor]
 Spread = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class PosteriorSpec(ABC):
+    """The description of a posterior family; a layer makes a :class:`Posterior` of it with ``build``."""
+
+    @abstractmethod
+    def build(
+        self,
+        shape: tuple[int, int],
+        *,
+        split: Split | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> "Posterior":
+        """The family's module for (n, p) weights; ``split`` as in :meth:`mnvi.covariance.FactorSpec.build`."""
+
+    @abstractmethod
+    def num_parameters(self, shape: tuple[int, int], split: Split | None = None) -> int:
+        """How many numbers the module will hold, without allocating them."""
+
+
 class Posterior(nn.Module, ABC):
-    """A zero-mean Gaussian over (n, p) matrices, the deviation W − M of a layer's weight from its mean.
+    """The deviation W − M of an (n, p) weight from its mean, a Gaussian of mean zero. M is the layer's ``weight``.
 
     Laws, for every family: ``deviation(draw_noise())`` has covariance Cov over the row-major flattened matrix, Cov's
-    diagonal is ``variance()``, and ``log_volume()`` is ½ log|Cov| or, where ``exact`` is False, a lower bound of it,
-    which makes an ELBO built from it a lower bound still. ``output_deviation(x)`` is distributed as (W − M) x,
-    independently for each row x.
+    diagonal is ``variance()``, and ``log_volume()`` is ½ log|Cov| or a lower bound of it (see ``exact``).
+
+    A family writes the six abstract methods. The others have a default or are optional: a family offers an optional
+    method by writing it, and :meth:`provides` tells whether it does.
+
+    - ``output_deviation`` and the three that follow it serve ``estimator="local"``, which draws outputs instead of
+      weights (Kingma, Salimans & Welling, 2015, arXiv:1506.02557), each for one kind of layer. A layer for which the
+      family has none draws one weight a call.
+    - ``mahalanobis`` serves the prior :class:`mnvi.priors.MatrixNormal`.
+    - ``natural_parts``, ``whitened`` and ``unwhitened`` serve :class:`mnvi.optim.NaturalGradient`: a family whose
+      Fisher metric has a closed form writes all three.
     """
 
-    exact = True
-    natural = False  # whether the Fisher metric has a closed form, and with it ``whitened`` and ``natural_parts``
+    # False where log_volume() is a bound below ½ log|Cov|. Every KL is then an upper bound and an ELBO still a lower
+    # bound of the evidence, but one that lies lower: compare it with ELBOs of other families with that in mind.
+    exact: ClassVar[bool] = True
+    log_scales: ClassVar[tuple[str, ...]] = ()  # which parameters of its own are logarithms of scales
 
     def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__()
         self.shape = shape
+
+    def provides(self, method: str) -> bool:
+        """Whether the family has the optional ``method``."""
+        return getattr(type(self), method) is not getattr(Posterior, method)
+
+    # What every family writes -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def set_scale_(self, scale: float) -> None:
@@ -43,101 +86,105 @@ class Posterior(nn.Module, ABC):
 
     @abstractmethod
     def deviation(self, noise: Noise) -> Tensor:
-        """The deviation W − M that belongs to ``noise``, shape (n, p)."""
+        """The deviation W − M that belongs to ``noise``, linear in it, shape (n, p)."""
 
     @abstractmethod
+    def variance(self) -> Tensor:
+        """Marginal variances of the weights, shape (n, p)."""
+
+    @abstractmethod
+    def log_volume(self) -> Tensor:
+        """½ log|Cov| or a lower bound of it (see ``exact``), a scalar."""
+
+    @abstractmethod
+    def distribution(self, loc: Tensor) -> Distribution:
+        """The family's distribution with mean ``loc``, shape (n, p); its entropy is exact."""
+
+    # What has a default -----------------------------------------------------------------------------------------------
+
+    def total_variance(self) -> Tensor:
+        """Σ_ij Var_ij, a scalar."""
+        return self.variance().sum()
+
+    def scaled_variance(self, row: Tensor, column: Tensor) -> Tensor:
+        """Σ_ij row_i·Var_ij·column_j, a scalar, for weights (n,) and (p,)."""
+        return row @ self.variance() @ column
+
+    def balance_(self) -> None:
+        """Fix what can vary without changing the distribution; nothing, for most families."""
+        return
+
+    # What is optional -------------------------------------------------------------------------------------------------
+
     def output_deviation(self, x: Tensor) -> Tensor:
-        """A draw of (W − M) x for every row of ``x``: (..., p) to (..., n). Kingma, Salimans & Welling (2015)."""
+        """A draw of (W − M) x for every row of ``x``, independently: (..., p) to (..., n)."""
+        raise self._without("output_deviation", "a linear layer's local estimator")
 
-    @abstractmethod
     def transposed_output_deviation(self, x: Tensor) -> Tensor:
         """A draw of (W − M)ᵀ x for every row of ``x``, independently: (..., n) to (..., p)."""
+        raise self._without("transposed_output_deviation", "a transposed linear layer's local estimator")
 
-    @abstractmethod
     def conv_deviation(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
         """A draw of the deviation of a convolution's output: exact marginal variances, independent locations.
 
         ``convolve(x, kernels)`` applies (groups·k, p) kernels to ``x`` and returns (N, groups·k, *locations).
         """
+        raise self._without("conv_deviation", "a convolution's local estimator")
 
-    @abstractmethod
     def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Spread, groups: int) -> Tensor:
         """The same for a transposed convolution, all outputs independent of each other.
 
         ``convolve(x, weight)`` takes an (n, p) weight; ``spread(z)`` takes (N, 1, *locations) and returns
         (N, K, *out_locations): z moved by each of the K kernel positions.
         """
+        raise self._without("conv_transpose_deviation", "a transposed convolution's local estimator")
 
-    @abstractmethod
-    def variance(self) -> Tensor:
-        """Marginal variances of the weights, shape (n, p)."""
-
-    def total_variance(self) -> Tensor:
-        """Σ_ij Var_ij, a scalar."""
-        return self.variance().sum()
-
-    @abstractmethod
-    def scaled_variance(self, row: Tensor, column: Tensor) -> Tensor:
-        """Σ_ij row_i·Var_ij·column_j, a scalar, for weights (n,) and (p,)."""
-
-    @abstractmethod
     def mahalanobis(self, tril_row: Tensor, tril_column: Tensor) -> Tensor:
-        """tr[(U₁ ⊗ V₁)⁻¹ Cov] for U₁, V₁ given by their lower Cholesky factors."""
+        """tr[(U₁ ⊗ V₁)⁻¹ Cov], a scalar, for U₁, V₁ given by their lower Cholesky factors, (n, n) and (p, p)."""
+        raise self._without("mahalanobis", "the prior mnvi.priors.MatrixNormal")
 
-    @abstractmethod
-    def log_volume(self) -> Tensor:
-        """½ log|Cov| or a lower bound of it (see ``exact``), a scalar."""
-
-    def log_det(self) -> Tensor:
-        """log|Cov| or a lower bound of it (see ``exact``), a scalar."""
-        return 2 * self.log_volume()
-
-    @abstractmethod
-    def distribution(self, loc: Tensor) -> Distribution:
-        """The family's distribution with mean ``loc``, shape (n, p)."""
-
-    def entropy(self) -> Tensor:
-        """½·n·p·(1 + log 2π) + ½·log|Cov|, in nats; a lower bound where ``exact`` is False."""
-        n, p = self.shape
-        return 0.5 * n * p * (1 + math.log(2 * math.pi)) + self.log_volume()
-
-    def balance_(self) -> None:
-        """Fix what can vary without changing the distribution; nothing, for most families."""
-        return
-
-    def natural_parts(self) -> list[tuple[Any, int]]:
-        """What has natural-gradient steps, and of how many vectors each is the covariance; see
-        :class:`mnvi.optim.NaturalGradient`."""
-        return []
+    def natural_parts(self) -> list[tuple[NaturalPart, int]]:
+        """What has natural-gradient steps, each with the number of vectors whose covariance it is."""
+        raise self._without("natural_parts", "mnvi.optim.NaturalGradient")
 
     def whitened(self, gradient: Tensor) -> Tensor:
-        """Aᵀ ∇ B for an (n, p) gradient of the mean, the transpose of :meth:`deviation`."""
-        raise NotImplementedError(f"{type(self).__name__} has no natural-gradient step")
+        """The (n, p) ``gradient`` of a loss for M in coordinates in which the deviation is standard normal.
+
+        Of the shape of the noise; for a matrix normal it is Aᵀ∇B.
+        """
+        raise self._without("whitened", "mnvi.optim.NaturalGradient")
+
+    def unwhitened(self, step: Tensor) -> Tensor:
+        """The (n, p) change of M that is ``step`` in those coordinates; for a matrix normal it is A·step·Bᵀ.
+
+        The adjoint of :meth:`whitened`: ⟨``unwhitened(s)``, g⟩ = ⟨s, ``whitened(g)``⟩ for every s and g.
+        """
+        raise self._without("unwhitened", "mnvi.optim.NaturalGradient")
+
+    def _without(self, method: str, user: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} has no {method}(), which {user} needs")
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}"
 
+    # Names of version 0.1 ---------------------------------------------------------------------------------------------
 
-@dataclass(frozen=True)
-class PosteriorSpec(ABC):
-    """A small immutable description of a posterior family; a layer turns it into its own parameters with ``build``."""
+    @property
+    def natural(self) -> bool:
+        warn_renamed("Posterior.natural", 'Posterior.provides("natural_parts")')
+        return self.provides("natural_parts")
 
-    @abstractmethod
-    def build(self, shape: tuple[int, int], *, split: tuple[int, int] | None = None, device=None, dtype=None):
-        """A :class:`Posterior` for (n, p) weights; ``split`` as in :meth:`mnvi.covariance.FactorSpec.build`."""
+    def log_det(self) -> Tensor:
+        warn_renamed("Posterior.log_det()", "2·Posterior.log_volume()")
+        return 2 * self.log_volume()
 
-    @abstractmethod
-    def num_parameters(self, shape: tuple[int, int], split: tuple[int, int] | None = None) -> int:
-        """How many numbers the posterior's covariance will hold, without allocating them."""
+    def entropy(self) -> Tensor:
+        warn_renamed("Posterior.entropy()", "layer.distribution().entropy(), the exact one")
+        n, p = self.shape
+        return 0.5 * n * p * (1 + math.log(2 * math.pi)) + self.log_volume()
 
 
 def safe_sqrt(variance: Tensor) -> Tensor:
     """√variance, with gradient 0 instead of ∞ where the variance is 0 (an all-zero input has no noise)."""
     positive = variance > 0
     return torch.where(positive, variance, 1).sqrt() * positive
-
-
-def inverse_diagonal(tril: Tensor) -> Tensor:
-    """The diagonal of (L Lᵀ)⁻¹ for a lower Cholesky factor L, shape (n,)."""
-    identity = torch.eye(tril.shape[-1], device=tril.device, dtype=tril.dtype)
-    return solve_triangular(tril, identity, upper=False).square().sum(0)

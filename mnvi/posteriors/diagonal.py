@@ -6,29 +6,44 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from .._torch.dtypes import Device
+from ..covariance.base import NaturalPart, Split
 from ..linalg.contraction import contract_diagonal
-from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread, inverse_diagonal, safe_sqrt
+from ..linalg.solve import inverse_diagonal
+from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread, safe_sqrt
 
 
 @dataclass(frozen=True)
 class Diagonal(PosteriorSpec):
     """Independent weights, W_ij = M_ij + exp(``log_scale``_ij)·ε; n·p numbers are held."""
 
-    def build(self, shape: tuple[int, int], *, split: tuple[int, int] | None = None, device=None, dtype=None):
+    def build(
+        self,
+        shape: tuple[int, int],
+        *,
+        split: Split | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> "DiagonalPosterior":
         return DiagonalPosterior(shape, device=device, dtype=dtype)
 
-    def num_parameters(self, shape: tuple[int, int], split: tuple[int, int] | None = None) -> int:
+    def num_parameters(self, shape: tuple[int, int], split: Split | None = None) -> int:
         return shape[0] * shape[1]
 
 
 class DiagonalPosterior(Posterior):
     """Cov = diag(exp 2·``log_scale``), ``log_scale`` of shape (n, p)."""
 
-    natural = True
+    log_scales = ("log_scale",)
 
-    def __init__(self, shape: tuple[int, int], *, device=None, dtype=None) -> None:
+    def __init__(self, shape: tuple[int, int], *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__(shape)
         self.log_scale = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
+
+    @property
+    def size(self) -> int:
+        """n·p: as one factor, diag(exp ``log_scale``) is that of the flattened weight."""
+        return self.log_scale.numel()
 
     @torch.no_grad()
     def set_scale_(self, scale: float) -> None:
@@ -39,6 +54,15 @@ class DiagonalPosterior(Posterior):
 
     def deviation(self, noise: Noise) -> Tensor:
         return self.log_scale.exp() * noise[0]
+
+    def variance(self) -> Tensor:
+        return (2 * self.log_scale).exp()
+
+    def log_volume(self) -> Tensor:
+        return self.log_scale.sum()
+
+    def distribution(self, loc: Tensor) -> Independent:
+        return Independent(Normal(loc, self.log_scale.exp()), 2)
 
     def output_deviation(self, x: Tensor) -> Tensor:
         return _noise_of(x.square() @ self.variance().mT)
@@ -53,23 +77,17 @@ class DiagonalPosterior(Posterior):
     def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Spread, groups: int) -> Tensor:
         return self.conv_deviation(x, convolve, groups)
 
-    def variance(self) -> Tensor:
-        return (2 * self.log_scale).exp()
-
-    def scaled_variance(self, row: Tensor, column: Tensor) -> Tensor:
-        return row @ self.variance() @ column
-
     def mahalanobis(self, tril_row: Tensor, tril_column: Tensor) -> Tensor:
         return self.scaled_variance(inverse_diagonal(tril_row), inverse_diagonal(tril_column))
 
-    def log_volume(self) -> Tensor:
-        return self.log_scale.sum()
-
-    def natural_parts(self) -> list[tuple["DiagonalPosterior", int]]:
+    def natural_parts(self) -> list[tuple[NaturalPart, int]]:
         return [(self, 1)]
 
     def whitened(self, gradient: Tensor) -> Tensor:
         return self.log_scale.exp() * gradient
+
+    def unwhitened(self, step: Tensor) -> Tensor:
+        return self.deviation((step,))
 
     def whitened_gradient(self, *gradients: Tensor) -> Tensor:
         return gradients[0]
@@ -77,9 +95,6 @@ class DiagonalPosterior(Posterior):
     @torch.no_grad()
     def contract_(self, step: Tensor) -> None:
         self.log_scale.copy_(contract_diagonal(self.log_scale, step))
-
-    def distribution(self, loc: Tensor) -> Independent:
-        return Independent(Normal(loc, self.log_scale.exp()), 2)
 
 
 def _noise_of(variance: Tensor) -> Tensor:

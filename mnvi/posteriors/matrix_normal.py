@@ -7,7 +7,9 @@ from torch import Tensor
 
 from .. import distributions
 from .._checks import instance
-from ..covariance import Dense, Factor, FactorSpec
+from .._torch.dtypes import Device
+from ..covariance import Dense, FactorSpec
+from ..covariance.base import NaturalPart, Split
 from ..linalg.solve import solve_triangular
 from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread, safe_sqrt
 
@@ -17,7 +19,8 @@ class MatrixNormal(PosteriorSpec):
     """W = M + A E Bᵀ with standard normal E: Cov = U ⊗ V, U = A Aᵀ over rows (outputs), V = B Bᵀ over columns (inputs).
 
     ``row`` and ``column`` describe A and B; where both are ``Identity``, every variance stays 1. Two ``Dense`` factors
-    hold about (n² + p²)/2 numbers. Source: Rudnev & Kropotov (2019).
+    hold about (n² + p²)/2 numbers. Sources: Louizos & Welling (2016, arXiv:1603.04733), the family; Rudnev & Kropotov
+    (2019), dense factors.
     """
 
     row: FactorSpec = field(default_factory=Dense)
@@ -27,10 +30,17 @@ class MatrixNormal(PosteriorSpec):
         instance("row", self.row, FactorSpec)
         instance("column", self.column, FactorSpec)
 
-    def build(self, shape: tuple[int, int], *, split: tuple[int, int] | None = None, device=None, dtype=None):
+    def build(
+        self,
+        shape: tuple[int, int],
+        *,
+        split: Split | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> "MatrixNormalPosterior":
         return MatrixNormalPosterior(shape, self.row, self.column, split=split, device=device, dtype=dtype)
 
-    def num_parameters(self, shape: tuple[int, int], split: tuple[int, int] | None = None) -> int:
+    def num_parameters(self, shape: tuple[int, int], split: Split | None = None) -> int:
         return self.row.num_parameters(shape[0]) + self.column.num_parameters(shape[1], split)
 
 
@@ -41,11 +51,16 @@ class MatrixNormalPosterior(Posterior):
     any later time, without changing the distribution.
     """
 
-    natural = True
-
     def __init__(
-        self, shape: tuple[int, int], row: FactorSpec, column: FactorSpec, *, split=None, device=None, dtype=None
-    ):
+        self,
+        shape: tuple[int, int],
+        row: FactorSpec,
+        column: FactorSpec,
+        *,
+        split: Split | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__(shape)
         self.row = row.build(shape[0], device=device, dtype=dtype)
         self.column = column.build(shape[1], split=split, device=device, dtype=dtype)
@@ -55,6 +70,28 @@ class MatrixNormalPosterior(Posterior):
         for factor in (self.row, self.column):
             factor.set_scale_(scale ** (1 / max(count, 1)))
 
+    def draw_noise(self) -> Noise:
+        like = self.row.like
+        return (torch.randn(self.row.width, self.column.width, device=like.device, dtype=like.dtype),)
+
+    def deviation(self, noise: Noise) -> Tensor:
+        return self.row.multiply(self.column.multiply(noise[0]).mT).mT
+
+    def variance(self) -> Tensor:
+        return torch.outer(self.row.variance(), self.column.variance())
+
+    def log_volume(self) -> Tensor:
+        return torch.add(self.shape[1] * self.row.log_volume(), self.column.log_volume(), alpha=self.shape[0])
+
+    def distribution(self, loc: Tensor) -> distributions.MatrixNormal:
+        return distributions.MatrixNormal(loc, self.row.scale_tril(), self.column.scale_tril())
+
+    def total_variance(self) -> Tensor:
+        return self.row.trace() * self.column.trace()
+
+    def scaled_variance(self, row: Tensor, column: Tensor) -> Tensor:
+        return (row * self.row.variance()).sum() * (column * self.column.variance()).sum()
+
     @torch.no_grad()
     def balance_(self) -> None:
         """Rescale (A, B) to (c·A, B/c) so that log|U|/n = log|V|/p; the distribution stays as it is."""
@@ -62,13 +99,6 @@ class MatrixNormalPosterior(Posterior):
             excess = 0.25 * (self.row.log_det() / self.shape[0] - self.column.log_det() / self.shape[1])
             self.row.rescale_(-excess)
             self.column.rescale_(excess)
-
-    def draw_noise(self) -> Noise:
-        like = self.row.like
-        return (torch.randn(self.row.width, self.column.width, device=like.device, dtype=like.dtype),)
-
-    def deviation(self, noise: Noise) -> Tensor:
-        return self.row.multiply(self.column.multiply(noise[0]).mT).mT
 
     def output_deviation(self, x: Tensor) -> Tensor:
         return self.column.transpose_norm(x) * self.row.multiply(
@@ -98,31 +128,19 @@ class MatrixNormalPosterior(Posterior):
         variance = torch.einsum("kjo,ngkj...->ngo...", blocks, gram).flatten(1, 2).clamp_min(0)
         return safe_sqrt(variance) * torch.randn_like(variance)
 
-    def variance(self) -> Tensor:
-        return torch.outer(self.row.variance(), self.column.variance())
-
-    def total_variance(self) -> Tensor:
-        return self.row.trace() * self.column.trace()
-
-    def scaled_variance(self, row: Tensor, column: Tensor) -> Tensor:
-        return (row * self.row.variance()).sum() * (column * self.column.variance()).sum()
-
     def mahalanobis(self, tril_row: Tensor, tril_column: Tensor) -> Tensor:
         row = solve_triangular(tril_row, self.row.matrix(), upper=False)
         column = solve_triangular(tril_column, self.column.matrix(), upper=False)
         return row.square().sum() * column.square().sum()
 
-    def log_volume(self) -> Tensor:
-        return torch.add(self.shape[1] * self.row.log_volume(), self.column.log_volume(), alpha=self.shape[0])
-
-    def natural_parts(self) -> list[tuple[Factor, int]]:
+    def natural_parts(self) -> list[tuple[NaturalPart, int]]:
         return self.row.natural_parts(self.shape[1]) + self.column.natural_parts(self.shape[0])
 
     def whitened(self, gradient: Tensor) -> Tensor:
         return self.row.multiply_transpose(self.column.multiply_transpose(gradient).mT).mT
 
-    def distribution(self, loc: Tensor) -> distributions.MatrixNormal:
-        return distributions.MatrixNormal(loc, self.row.scale_tril(), self.column.scale_tril())
+    def unwhitened(self, step: Tensor) -> Tensor:
+        return self.deviation((step,))
 
     def _project_channels(self, x: Tensor, groups: int) -> Tensor:  # Aᵀ x restricted to each group of input channels
         member = torch.eye(groups, device=x.device, dtype=x.dtype).repeat_interleave(x.shape[1] // groups, 1)

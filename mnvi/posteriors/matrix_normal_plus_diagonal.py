@@ -7,7 +7,9 @@ from torch import Tensor
 
 from .. import distributions
 from .._checks import instance, positive_float
+from .._torch.dtypes import Device
 from ..covariance import Dense, FactorSpec
+from ..covariance.base import Split
 from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread
 from .diagonal import Diagonal
 from .matrix_normal import MatrixNormal
@@ -17,8 +19,8 @@ from .matrix_normal import MatrixNormal
 class MatrixNormalPlusDiagonal(PosteriorSpec):
     """W = M + A E Bᵀ + S∘E₂: Cov = U ⊗ V + diag(s²), with n·p numbers more than the matrix normal.
 
-    Marginal variances, draws and local reparametrisation are exact. log|Cov| has no closed form; ``log_det`` is a lower
-    bound of it, so the **KL is an upper bound** and the ELBO a lower bound still:
+    Marginal variances, draws and local reparametrisation are exact. log|Cov| has no closed form; 2·``log_volume`` is a
+    lower bound of it, so the **KL is an upper bound** and the ELBO a lower bound still:
 
     - chain rule, where both factors have a Cholesky diagonal: Σ_ij log(A_ii²·B_jj² + s_ij²), exact where either part
       vanishes. A ⊗ B is the Cholesky factor of U ⊗ V, whose squared diagonal holds the variances given the past;
@@ -39,10 +41,17 @@ class MatrixNormalPlusDiagonal(PosteriorSpec):
         instance("column", self.column, FactorSpec)
         positive_float("ratio", self.ratio)
 
-    def build(self, shape: tuple[int, int], *, split: tuple[int, int] | None = None, device=None, dtype=None):
+    def build(
+        self,
+        shape: tuple[int, int],
+        *,
+        split: Split | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> "MatrixNormalPlusDiagonalPosterior":
         return MatrixNormalPlusDiagonalPosterior(shape, self, split=split, device=device, dtype=dtype)
 
-    def num_parameters(self, shape: tuple[int, int], split: tuple[int, int] | None = None) -> int:
+    def num_parameters(self, shape: tuple[int, int], split: Split | None = None) -> int:
         return MatrixNormal(self.row, self.column).num_parameters(shape, split) + shape[0] * shape[1]
 
 
@@ -52,8 +61,14 @@ class MatrixNormalPlusDiagonalPosterior(Posterior):
     exact = False
 
     def __init__(
-        self, shape: tuple[int, int], family: MatrixNormalPlusDiagonal, *, split=None, device=None, dtype=None
-    ):
+        self,
+        shape: tuple[int, int],
+        family: MatrixNormalPlusDiagonal,
+        *,
+        split: Split | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__(shape)
         self.ratio = family.ratio
         part = MatrixNormal(family.row, family.column)
@@ -65,15 +80,37 @@ class MatrixNormalPlusDiagonalPosterior(Posterior):
         self.matrix_normal.set_scale_(scale * self.ratio / total)
         self.diagonal.set_scale_(scale / total)
 
-    def balance_(self) -> None:
-        """As :meth:`MatrixNormalPosterior.balance_`, for the matrix-normal part."""
-        self.matrix_normal.balance_()
-
     def draw_noise(self) -> Noise:
         return self.matrix_normal.draw_noise() + self.diagonal.draw_noise()
 
     def deviation(self, noise: Noise) -> Tensor:
         return self.matrix_normal.deviation(noise[:1]) + self.diagonal.deviation(noise[1:])
+
+    def variance(self) -> Tensor:
+        return self.matrix_normal.variance() + self.diagonal.variance()
+
+    def log_volume(self) -> Tensor:
+        """A lower bound of ½ log|U ⊗ V + diag(s²)|; which one, the family's docstring says."""
+        row, column = self.matrix_normal.row.log_cholesky_diagonal(), self.matrix_normal.column.log_cholesky_diagonal()
+        log_scale = self.diagonal.log_scale
+        if row is not None and column is not None:
+            return 0.5 * torch.logaddexp(2 * (row.unsqueeze(-1) + column), 2 * log_scale).sum()
+        size = self.shape[0] * self.shape[1]
+        return 0.5 * size * torch.logaddexp(2 * self.matrix_normal.log_volume() / size, 2 * log_scale.mean())
+
+    def distribution(self, loc: Tensor) -> distributions.MatrixNormalPlusDiagonal:
+        row, column = self.matrix_normal.row.scale_tril(), self.matrix_normal.column.scale_tril()
+        return distributions.MatrixNormalPlusDiagonal(loc, row, column, self.diagonal.log_scale.exp())
+
+    def total_variance(self) -> Tensor:
+        return self.matrix_normal.total_variance() + self.diagonal.total_variance()
+
+    def scaled_variance(self, row: Tensor, column: Tensor) -> Tensor:
+        return self.matrix_normal.scaled_variance(row, column) + self.diagonal.scaled_variance(row, column)
+
+    def balance_(self) -> None:
+        """As :meth:`MatrixNormalPosterior.balance_`, for the matrix-normal part."""
+        self.matrix_normal.balance_()
 
     def output_deviation(self, x: Tensor) -> Tensor:
         return self.matrix_normal.output_deviation(x) + self.diagonal.output_deviation(x)
@@ -90,28 +127,6 @@ class MatrixNormalPlusDiagonalPosterior(Posterior):
         diagonal = self.diagonal.conv_transpose_deviation(x, convolve, spread, groups)
         return self.matrix_normal.conv_transpose_deviation(x, convolve, spread, groups) + diagonal
 
-    def variance(self) -> Tensor:
-        return self.matrix_normal.variance() + self.diagonal.variance()
-
-    def total_variance(self) -> Tensor:
-        return self.matrix_normal.total_variance() + self.diagonal.total_variance()
-
-    def scaled_variance(self, row: Tensor, column: Tensor) -> Tensor:
-        return self.matrix_normal.scaled_variance(row, column) + self.diagonal.scaled_variance(row, column)
-
     def mahalanobis(self, tril_row: Tensor, tril_column: Tensor) -> Tensor:
         diagonal = self.diagonal.mahalanobis(tril_row, tril_column)
         return self.matrix_normal.mahalanobis(tril_row, tril_column) + diagonal
-
-    def log_volume(self) -> Tensor:
-        """A lower bound of ½ log|U ⊗ V + diag(s²)|; which one, the family's docstring says."""
-        row, column = self.matrix_normal.row.log_cholesky_diagonal(), self.matrix_normal.column.log_cholesky_diagonal()
-        log_scale = self.diagonal.log_scale
-        if row is not None and column is not None:
-            return 0.5 * torch.logaddexp(2 * (row.unsqueeze(-1) + column), 2 * log_scale).sum()
-        size = self.shape[0] * self.shape[1]
-        return 0.5 * size * torch.logaddexp(2 * self.matrix_normal.log_volume() / size, 2 * log_scale.mean())
-
-    def distribution(self, loc: Tensor) -> distributions.MatrixNormalPlusDiagonal:
-        row, column = self.matrix_normal.row.scale_tril(), self.matrix_normal.column.scale_tril()
-        return distributions.MatrixNormalPlusDiagonal(loc, row, column, self.diagonal.log_scale.exp())

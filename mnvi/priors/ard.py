@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from .._torch.dtypes import Device
 from ..linalg.second_moments import sum_log_second_moment
 from ..posteriors import Posterior
 from .base import Prior, PriorSpec
@@ -16,7 +18,7 @@ class ARD(PriorSpec):
     KL = ½ Σ log(M_ij² + Var_ij) − ½ log|Cov|. Source: Rudnev & Kropotov (2019), 'ARD sparsification'.
     """
 
-    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> "ARDPrior":
+    def build(self, shape: tuple[int, int], *, device: Device = None, dtype: torch.dtype | None = None) -> "ARDPrior":
         return ARDPrior()
 
 

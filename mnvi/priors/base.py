@@ -1,16 +1,37 @@
-"""What a prior is: a description a user writes, and the module that computes the KL from a posterior to it."""
+"""A prior of a layer's weights: the description a user writes, and the module that computes with it.
+
+Factors, posteriors and priors follow one scheme. The description (here ``PriorSpec``) is small, immutable and holds no
+parameters. Its ``build`` makes the module (here ``Prior``), which holds the parameters and computes with them. A new
+prior is one file beside this one with both, and one row in a test table.
+"""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from .._torch.dtypes import Device
 from ..posteriors import Posterior
 
 
+@dataclass(frozen=True, eq=False)
+class PriorSpec(ABC):
+    """The description of a prior; a layer makes a :class:`Prior` of it with ``build``."""
+
+    @abstractmethod
+    def build(self, shape: tuple[int, int], *, device: Device = None, dtype: torch.dtype | None = None) -> "Prior":
+        """The prior's module for an (n, p) weight."""
+
+
 class Prior(nn.Module, ABC):
-    """The prior of one layer's weight; parameters and buffers where the prior has any."""
+    """The prior of a layer's weight: a KL, and parameters and buffers where the prior has any.
+
+    A prior reads the posterior's moments: the mean M that it is given, and ``variance()``, ``scaled_variance()`` and
+    ``log_volume()`` of the :class:`mnvi.posteriors.Posterior`. Its KL from q = N(M, Cov) is
+    −E_q[log prior] − ½·n·p·(1 + log 2π) − ``log_volume()``.
+    """
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
@@ -23,7 +44,10 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def kl(self, mean: Tensor, posterior: Posterior) -> Tensor:
-        """KL(posterior ‖ prior) in nats for the whole (n, p) weight whose posterior mean is ``mean``, a scalar."""
+        """KL(posterior ‖ prior) in nats for the whole (n, p) weight whose posterior mean is ``mean``, a scalar.
+
+        Finite, with finite gradients, where weights have vanished: M and Var may underflow to 0.
+        """
 
 
 class GivenPrior(Prior):
@@ -39,7 +63,7 @@ class GivenPrior(Prior):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.detach().clone(memory_format=torch.contiguous_format))
 
-    def _apply(self, fn, recurse: bool = True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GivenPrior":
         before = {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
         super()._apply(fn, recurse)
         for name, tensor in before.items():
@@ -50,15 +74,6 @@ class GivenPrior(Prior):
                 with torch.no_grad():
                     now.copy_(kept)
         return self
-
-
-@dataclass(frozen=True, eq=False)
-class PriorSpec(ABC):
-    """A small immutable description of a prior; a layer turns it into a :class:`Prior` with ``build``."""
-
-    @abstractmethod
-    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> Prior:
-        """The prior of an (n, p) weight."""
 
 
 def finite(name: str, value: Tensor, *, positive: bool = False) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .._torch.dtypes import Device
 from .._torch.tracing import plain_operations
 from ..posteriors import Posterior
 from .base import Prior, PriorSpec
@@ -18,8 +19,10 @@ class GroupARD(PriorSpec):
     τ_i·Σ_j S_ij·γ_j = p and γ_j·Σ_i τ_i·S_ij = n: Sinkhorn's matrix scaling, a convex problem in (log τ, log γ). Each
     ``kl()`` makes two warm-started sweeps of these equations, kept in buffers, so repeated calls converge to the
     optimum; there the gradient for the posterior is exact with τ and γ held fixed (envelope theorem). Second
-    derivatives hold them fixed too, and in ``torch.func`` transforms the buffers stay as they are. Sources: Kropotov
-    et al. (2010), the prior; Sinkhorn & Knopp (1967), the scaling.
+    derivatives hold them fixed too, and in ``torch.func`` transforms the buffers stay as they are.
+
+    Sources: Kropotov, Vetrov, Wolf & Hassner (2010), 'Variational relevance vector machine for tabular data' (JMLR W&CP
+    13:79-94), the prior; Sinkhorn & Knopp (1967), doi:10.2140/pjm.1967.21.343, the scaling.
 
     Args:
         rows: one precision for each row (output unit).
@@ -39,7 +42,9 @@ class GroupARD(PriorSpec):
         if not (self.rows or self.columns):
             raise ValueError("GroupARD needs rows=True, columns=True or both; Normal(None) fits one scale for a layer")
 
-    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> "GroupARDPrior":
+    def build(
+        self, shape: tuple[int, int], *, device: Device = None, dtype: torch.dtype | None = None
+    ) -> "GroupARDPrior":
         return GroupARDPrior(shape, self, device=device, dtype=dtype)
 
 
@@ -48,7 +53,9 @@ class GroupARDPrior(Prior):
 
     sweeps = 2
 
-    def __init__(self, shape: tuple[int, int], options: GroupARD, *, device=None, dtype=None) -> None:
+    def __init__(
+        self, shape: tuple[int, int], options: GroupARD, *, device: Device = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.rows, self.columns, self.learn = options.rows, options.columns, options.learn
         for name, size, used in zip(("row", "column"), shape, (self.rows, self.columns), strict=True):
@@ -90,15 +97,20 @@ class GroupARDPrior(Prior):
 
     @torch.no_grad()
     def _swept(self, mean: Tensor, posterior: Posterior, sweeps: int) -> tuple[Tensor, Tensor]:
-        """log τ and log γ after these sweeps, constants in every derivative."""
-        second_moment = (mean.square() + posterior.variance()).detach() + torch.finfo(mean.dtype).tiny
+        """log τ and log γ after these sweeps, constants in every derivative.
+
+        No precision exceeds 1/tiny, whose inverse is the smallest normal number: of weights that have vanished the sums
+        may be smaller, and 0 where ``torch.set_flush_denormal`` is on.
+        """
+        tiny = torch.finfo(mean.dtype).tiny
+        second_moment = (mean.square() + posterior.variance()).detach() + tiny
         log_row, log_column = self.log_row_precision, self.log_column_precision
         n, p = mean.shape
         for _ in range(sweeps):
             if self.columns:
-                log_column = torch.log(n / (log_row.exp() @ second_moment))
+                log_column = torch.log(n / (log_row.exp() @ second_moment).clamp_min(n * tiny))
             if self.rows:
-                log_row = torch.log(p / (second_moment @ log_column.exp()))
+                log_row = torch.log(p / (second_moment @ log_column.exp()).clamp_min(p * tiny))
         return log_row, log_column
 
     def extra_repr(self) -> str:

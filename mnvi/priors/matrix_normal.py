@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from .._torch.dtypes import Device
 from ..linalg.solve import solve_triangular
 from ..posteriors import Posterior
 from .base import GivenPrior, PriorSpec, expand, finite
@@ -35,7 +37,9 @@ class MatrixNormal(PriorSpec):
         for name in ("scale_tril_row", "scale_tril_column"):
             _check_tril(name, getattr(self, name))
 
-    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> "MatrixNormalPrior":
+    def build(
+        self, shape: tuple[int, int], *, device: Device = None, dtype: torch.dtype | None = None
+    ) -> "MatrixNormalPrior":
         n, p = shape
         if self.scale_tril_row.shape != (n, n) or self.scale_tril_column.shape != (p, p):
             came = f"{tuple(self.scale_tril_row.shape)} and {tuple(self.scale_tril_column.shape)}"

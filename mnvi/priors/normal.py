@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._checks import positive_float
+from .._torch.dtypes import Device
 from ..linalg.second_moments import sum_squares
 from ..posteriors import Posterior
 from .base import GivenPrior, Prior, PriorSpec, expand, finite
@@ -35,7 +36,7 @@ class Normal(PriorSpec):
                     f"scale must lie between 1e-18 and 1e18, whose squares float32 holds; got {self.scale}"
                 )
 
-    def build(self, shape: tuple[int, int], *, device=None, dtype=None) -> Prior:
+    def build(self, shape: tuple[int, int], *, device: Device = None, dtype: torch.dtype | None = None) -> Prior:
         if self.scale is None:
             return FittedNormalPrior()
         if not isinstance(self.scale, Tensor) or self.scale.dim() == 0:

@@ -83,7 +83,7 @@ def test_kl_of_a_sum_is_above_the_dense_one_by_half_the_gap_of_its_log_determina
     prior, loc, covariance = row
     layer = make(family, prior)
     expected = kl_divergence(dense_posterior(layer), MultivariateNormal(loc.flatten(), covariance))
-    gap = torch.linalg.slogdet(dense_covariance(layer.posterior)).logabsdet - layer.posterior.log_det()
+    gap = torch.linalg.slogdet(dense_covariance(layer.posterior)).logabsdet - 2 * layer.posterior.log_volume()
     assert gap > 0
     assert_close(layer.kl(), expected + gap / 2)
 
@@ -224,7 +224,7 @@ def test_kl_is_the_minimum_over_the_precisions(family, row):
 @cases("row", FITTED_PRIORS)
 def test_kl_of_a_sum_is_above_the_minimum_by_half_the_gap_of_its_log_determinant(row):
     layer = make(SUM, row[0])
-    gap = torch.linalg.slogdet(dense_covariance(layer.posterior)).logabsdet - layer.posterior.log_det()
+    gap = torch.linalg.slogdet(dense_covariance(layer.posterior)).logabsdet - 2 * layer.posterior.log_volume()
     expected = smallest_kl(layer, *row[1:]) + gap / 2
     torch.testing.assert_close(converged_kl(layer), expected, rtol=0, atol=1e-8)
 
@@ -302,17 +302,40 @@ def test_the_graph_of_a_call_does_not_see_the_next_one():
     assert torch.equal(torch.autograd.grad(first, layer.weight)[0], expected)
 
 
-@pytest.mark.parametrize("prior", [ARD(), GroupARD(), Normal(None)])
+@pytest.mark.parametrize("flush", [False, True])
+@cases("prior", PRIORS)
 @pytest.mark.parametrize("family", [MatrixNormal(), Diagonal()])
-def test_vanished_weights_keep_the_kl_and_its_gradients_finite(family, prior):
+def test_vanished_weights_keep_the_kl_and_its_gradients_finite(family, prior, flush):
     """In float32 a variance of exp(−120) is 0: such a weight is gone, its logarithm must not be −∞."""
+    torch.set_flush_denormal(flush)
     layer = MNLinear(P, N, posterior=family, prior=prior, dtype=torch.float32)
     layer.posterior.set_scale_(1e-26)
     torch.nn.init.zeros_(layer.weight)
-    kl = layer.kl()
-    kl.backward()
-    assert kl.isfinite()
-    assert all(p.grad.isfinite().all() for p in layer.parameters() if p is not layer.bias)
+    for _ in range(3):  # precisions that are kept from call to call stay finite too
+        layer.zero_grad()
+        kl = layer.kl()
+        kl.backward()
+        assert kl.isfinite()
+        assert all(p.grad.isfinite().all() for p in layer.parameters() if p is not layer.bias)
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_group_ard_bears_weights_of_any_size(flush):
+    """Rows and columns that have vanished by very different amounts, and weights that are 0 among them."""
+    torch.set_flush_denormal(flush)
+    for seed in range(200):
+        torch.manual_seed(seed)
+        layer = MNLinear(P, N, posterior=Diagonal(), prior=GroupARD(), dtype=torch.float32)
+        size = -60 * (torch.rand(1) * torch.rand(N, 1) + torch.rand(1) * torch.rand(1, P))
+        with torch.no_grad():
+            layer.posterior.log_scale.copy_(size)
+            layer.weight.mul_(size.exp() * (torch.rand(N, P) > 0.3))
+        for _ in range(4):
+            kl = layer.kl()
+        kl.backward()
+        assert kl.isfinite()
+        assert layer.weight.grad.isfinite().all()
+        assert layer.posterior.log_scale.grad.isfinite().all()
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
@@ -407,7 +430,7 @@ def test_negative_control_sign_of_the_log_determinant():
     _, loc, covariance = FIXED_PRIORS["normal"]
     layer = make(MatrixNormal(), FIXED_PRIORS["normal"][0])
     law_kl(layer, loc, covariance)
-    wrong = broken(layer, "prior", kl=lambda self, mean, q: type(self).__base__.kl(self, mean, q) + q.log_det())
+    wrong = broken(layer, "prior", kl=lambda self, mean, q: type(self).__base__.kl(self, mean, q) + 2 * q.log_volume())
     with pytest.raises(AssertionError):
         law_kl(wrong, loc, covariance)
 
