@@ -1,11 +1,12 @@
 """The tables of cases that tests of several folders run on: a new factor, family or prior is one row here."""
 
 import pytest
+from torch.distributions import Normal
 
 from mnvi import posteriors, priors
 from mnvi.covariance import BlockDiagonal, Dense, Diagonal, Identity, Kronecker, LowRank
 
-# A new factor is one row here; so is a new family, and a new prior. Every law of every file then runs on it.
+# A new factor is one row here; so is a new family. Every law of every file then runs on it.
 FACTORS = {
     "dense": Dense(),
     "diagonal": Diagonal(),
@@ -34,8 +35,12 @@ SOME_FAMILIES = {
     "blocks-identity": posteriors.MatrixNormal(BlockDiagonal(3), Identity()),
     "dense-plus-diagonal": posteriors.MatrixNormalPlusDiagonal(ratio=1.0),
 }
-PRIORS = {
-    "normal": priors.Normal(0.7),
+# A prior whose density is fixed, with the distribution of a weight under it: a new one is one row here.
+DENSITIES = {
+    "normal": (priors.Normal(0.7), Normal(0.0, 0.7)),
+}
+# Other priors, whose precisions are fitted or learnt, are one row here.
+PRIORS = {name: prior for name, (prior, _) in DENSITIES.items()} | {
     "fitted": priors.Normal(None),
     "ard": priors.ARD(),
     "group-ard": priors.GroupARD(),

@@ -12,7 +12,7 @@ from mnvi import MNLinear
 from mnvi.covariance import Dense, LowRank
 from mnvi.posteriors import Diagonal, MatrixNormal, MatrixNormalPlusDiagonal
 from mnvi.priors import ARD, GroupARD, Normal
-from tests.cases import FAMILIES, PRIORS, SOME_FAMILIES, cases
+from tests.cases import DENSITIES, FAMILIES, PRIORS, SOME_FAMILIES, cases
 from tests.laws import assert_close, dense_covariance, randomise
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -77,6 +77,23 @@ def test_kl_is_that_of_dense_normals(family, row):
     law_kl(make(family, prior), loc, covariance)
 
 
+def law_density(layer, density, count=20_000):
+    """KL = E[log q(W) − log prior(W)], by the standard error of draws from q."""
+    with torch.no_grad():
+        q = layer.distribution()
+        weights = q.sample((count,))
+        terms = q.log_prob(weights) - density.log_prob(weights).sum((-2, -1))
+        z = (terms.mean() - layer.kl()) / (terms.std() / count**0.5)
+    assert abs(z) < 5
+
+
+@cases("row", DENSITIES)
+@cases("family", EXACT_FAMILIES)
+def test_kl_is_that_of_the_density(family, row):
+    prior, density = row
+    law_density(make(family, prior), density)
+
+
 @cases("row", FIXED_PRIORS)
 @pytest.mark.parametrize("family", [SUM, MatrixNormalPlusDiagonal(LowRank(2))])
 def test_kl_of_a_sum_is_above_the_dense_one_by_half_the_gap_of_its_log_determinant(family, row):
@@ -116,7 +133,7 @@ def test_kl_is_a_non_negative_finite_scalar_with_finite_gradients(family, prior)
     assert layer.bias.grad is None
 
 
-@cases("row", FIXED_PRIORS | {"ard": (ARD(),), "fitted": (Normal(None),)})
+@cases("row", FIXED_PRIORS | DENSITIES | {"ard": (ARD(),), "fitted": (Normal(None),)})
 @cases("family", SOME_FAMILIES)
 def test_gradients_of_the_kl(family, row):
     layer = make(family, row[0])
@@ -433,6 +450,16 @@ def test_negative_control_sign_of_the_log_determinant():
     wrong = broken(layer, "prior", kl=lambda self, mean, q: type(self).__base__.kl(self, mean, q) + 2 * q.log_volume())
     with pytest.raises(AssertionError):
         law_kl(wrong, loc, covariance)
+
+
+@cases("row", DENSITIES)
+def test_negative_control_of_the_densities(row):
+    prior, density = row
+    layer = make(MatrixNormal(), prior)
+    law_density(layer, density)
+    wrong = broken(layer, "prior", kl=lambda self, mean, q: type(self).__base__.kl(self, mean, q) + 0.05 * mean.numel())
+    with pytest.raises(AssertionError):
+        law_density(wrong, density)
 
 
 def test_negative_control_sign_of_the_mean_of_the_prior():
