@@ -1,4 +1,4 @@
-"""One factor of a covariance: small descriptions here, the modules that compute with them beside each."""
+"""Factors of the covariance of a layer's weight matrix: one file each."""
 
 from typing import TYPE_CHECKING
 

@@ -5,7 +5,7 @@ with a positive diagonal. With the row covariance U = A Aᵀ and the column cova
 `W.flatten()` is N(M.flatten(), U ⊗ V).
 
 `torch.distributions.kl_divergence` knows every pair of normal distributions of one event in which one is of a class
-here: see :mod:`mnvi.distributions._divergences`.
+here: the docstring of `divergences` lists them.
 """
 
 from . import _divergences as divergences

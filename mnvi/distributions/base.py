@@ -1,6 +1,7 @@
 """The base of the matrix-normal distributions: their arguments, their draws, and products with their factors."""
 
 import functools
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -20,7 +21,7 @@ class KroneckerNormal(Distribution):
     scale_tril_row: Tensor
     scale_tril_column: Tensor
 
-    def __init__(self, validate_args: bool | None, *values: Tensor):
+    def __init__(self, validate_args: bool | None, *values: Tensor) -> None:
         arguments = dict(zip(self.arg_constraints, values, strict=True))
         batch_shape = _broadcast_batch_shape(**arguments)
         for name, value in arguments.items():
@@ -49,12 +50,12 @@ class KroneckerNormal(Distribution):
         """V = B Bᵀ, shape (..., p, p)."""
         return product(self.scale_tril_column, self.scale_tril_column.mT)
 
-    def rsample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator | None = None) -> Tensor:
         """A differentiable draw M + A E Bᵀ, shape `sample_shape` + (..., n, p)."""
         noise = self._standard_normal(sample_shape, generator)
         return self.loc + product(self.scale_tril_row, noise, self.scale_tril_column.mT)
 
-    def _standard_normal(self, sample_shape, generator) -> Tensor:
+    def _standard_normal(self, sample_shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         return torch.randn(shape, generator=generator, dtype=self.loc.dtype, device=self.loc.device)
 

@@ -39,7 +39,9 @@ class MatrixNormal(KroneckerNormal):
         "scale_tril_column": constraints.lower_cholesky,
     }
 
-    def __init__(self, loc, scale_tril_row, scale_tril_column, validate_args=None):
+    def __init__(
+        self, loc: Tensor, scale_tril_row: Tensor, scale_tril_column: Tensor, validate_args: bool | None = None
+    ) -> None:
         super().__init__(validate_args, loc, scale_tril_row, scale_tril_column)
 
     def expand(self, batch_shape, _instance=None):

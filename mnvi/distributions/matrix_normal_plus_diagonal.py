@@ -1,5 +1,6 @@
 """The matrix-normal distribution with independent noise of its own in every entry."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -33,7 +34,14 @@ class MatrixNormalPlusDiagonal(KroneckerNormal):
 
     scale_diagonal: Tensor
 
-    def __init__(self, loc, scale_tril_row, scale_tril_column, scale_diagonal, validate_args=None):
+    def __init__(
+        self,
+        loc: Tensor,
+        scale_tril_row: Tensor,
+        scale_tril_column: Tensor,
+        scale_diagonal: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
         super().__init__(validate_args, loc, scale_tril_row, scale_tril_column, scale_diagonal)
 
     def expand(self, batch_shape, _instance=None):
@@ -44,7 +52,7 @@ class MatrixNormalPlusDiagonal(KroneckerNormal):
         """The marginal variances U_ii V_jj + s_ij², shape (..., n, p)."""
         return super().variance + self.scale_diagonal.square()
 
-    def rsample(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator | None = None) -> Tensor:
         """A differentiable draw M + A E Bᵀ + s ∘ E₂, shape `sample_shape` + (..., n, p)."""
         noise = self._standard_normal(sample_shape, generator)
         return super().rsample(sample_shape, generator=generator) + self.scale_diagonal * noise

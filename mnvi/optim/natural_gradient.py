@@ -35,7 +35,8 @@ class NaturalGradient(Optimizer):
 
     Stepped are the means and covariances of layers whose family is ``MatrixNormal`` or ``Diagonal``, with ``Dense``,
     ``Diagonal`` and ``BlockDiagonal`` factors and ``Kronecker`` products of those. All else (biases, other layers,
-    ``LowRank`` factors, the family ``MatrixNormalPlusDiagonal``) is for another optimiser: :func:`other_parameters`.
+    ``LowRank`` factors, the family ``MatrixNormalPlusDiagonal``) is for another optimiser: :func:`other_parameters`. A
+    family or factor of one's own is stepped where it has ``natural_parts`` (:class:`mnvi.covariance.base.NaturalPart`).
     There are two parameter groups, named "means" and "covariances", each with its own lr and momentum.
 
     Args:

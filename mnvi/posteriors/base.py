@@ -48,7 +48,9 @@ class Posterior(nn.Module, ABC):
     """The deviation W − M of an (n, p) weight from its mean, a Gaussian of mean zero. M is the layer's ``weight``.
 
     Laws, for every family: ``deviation(draw_noise())`` has covariance Cov over the row-major flattened matrix, Cov's
-    diagonal is ``variance()``, and ``log_volume()`` is ½ log|Cov| or a lower bound of it (see ``exact``).
+    diagonal is ``variance()``, and ``log_volume()`` is ½ log|Cov| or, where ``exact`` is False, a lower bound of it.
+    With a bound every KL is too large and an ELBO too small: it is a lower bound of the evidence still, but looser than
+    that of an exact family, which matters where the two are compared.
 
     A family writes the six abstract methods. The others have a default or are optional: a family offers an optional
     method by writing it, and :meth:`provides` tells whether it does.
@@ -61,9 +63,7 @@ class Posterior(nn.Module, ABC):
       Fisher metric has a closed form writes all three.
     """
 
-    # False where log_volume() is a bound below ½ log|Cov|. Every KL is then an upper bound and an ELBO still a lower
-    # bound of the evidence, but one that lies lower: compare it with ELBOs of other families with that in mind.
-    exact: ClassVar[bool] = True
+    exact: ClassVar[bool] = True  # whether log_volume() is ½ log|Cov| itself
     log_scales: ClassVar[tuple[str, ...]] = ()  # which parameters of its own are logarithms of scales
 
     def __init__(self, shape: tuple[int, int]) -> None:
