@@ -22,8 +22,3 @@ def sym(a: Tensor) -> Tensor:
 def skew(a: Tensor) -> Tensor:
     """The skew-Hermitian part ½(a − aᴴ), exactly so."""
     return (a - a.mH) * 0.5  # complex numbers divided by 2 are not always half of themselves
-
-
-def tensors(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The tensors of a tensor or a tuple of them."""
-    return x if isinstance(x, tuple) else (x,)

@@ -1,21 +1,10 @@
 """Checks that the optimisers share; each raises before anything is changed."""
 
-import math
 from collections.abc import Callable, Sequence
-from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
-
-
-def non_negative(name: str, value: Any) -> None:
-    """Raise TypeError or ValueError unless ``value`` is a finite number ≥ 0."""
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if not 0 <= float(value) < math.inf:
-        raise ValueError(f"{name} must be finite and at least 0, got {value}")
 
 
 def check_gradients(params: Sequence[Tensor], name: Callable[[Tensor], str]) -> None:
