@@ -159,7 +159,7 @@ class CoordinateDescent(RiemannianOptimizer):
         gradient, moments = cast(Tensor, gradient), cast(dict[str, Tensor], state)
         if group.get("betas"):
             beta1, beta2 = group["betas"]
-            new = {"turns": moments["turns"] + 1}
+            new: dict[str, Any] = {"turns": moments["turns"] + 1}
             new["exp_avg"] = m = moments["exp_avg"].lerp(gradient, 1 - beta1)
             new["exp_avg_sq"] = v = moments["exp_avg_sq"].lerp(gradient.square(), 1 - beta2)
             m, v = m / (1 - beta1 ** new["turns"]), v / (1 - beta2 ** new["turns"])
