@@ -1,6 +1,7 @@
 """Scaling and squaring: exp of matrices by a polynomial and squarings, each product differentiated by hand.
 
-exp(a) = p(a/2ˢ)^(2ˢ) with a polynomial p of degree 16 in four products (Sastre, Ibáñez & Defez, 2019), counting a². In
+exp(a) = p(a/2ˢ)^(2ˢ) with a polynomial p of degree 16 in four products (Sastre, Ibáñez & Defez, 2019,
+doi:10.1016/j.amc.2018.08.017), counting a². In
 
     P₀ = a²(c₀a² + c₁a),
     P₁ = (P₀ + c₂a² + c₃a)(P₀ + c₄a²) + c₅P₀ + c₆a²,

@@ -1,8 +1,8 @@
-"""What keeps the result of a step positive definite, however long the step.
+"""Positive definiteness: tests of it, and guards that keep the result of a step definite, however long the step.
 
-Three guards, none of which touches a step of ordinary length: ``shorten`` cuts a step whose numbers would drown the
-point's in rounding, ``one_plus`` bends I + W before an eigenvalue reaches 0, and ``floored`` raises the eigenvalues
-that rounding cannot tell from 0.
+There are three guards, none of which touches a step of ordinary length: ``shorten`` cuts a step whose numbers would
+drown the point's in rounding, ``one_plus`` bends I + W before an eigenvalue reaches 0, and ``floored`` raises the
+eigenvalues that rounding cannot tell from 0.
 """
 
 from collections.abc import Callable

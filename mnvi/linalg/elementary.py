@@ -1,4 +1,4 @@
-"""Parts of matrices that everything else is written with."""
+"""The identity, the real inner product, and the Hermitian and skew-Hermitian parts of matrices."""
 
 import torch
 from torch import Tensor

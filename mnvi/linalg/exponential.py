@@ -35,9 +35,9 @@ def exponential(a: Tensor, name: str = "the argument of the exponential", *, ske
     Raises:
         ValueError: if a is not square, not of these dtypes, or not finite.
 
-    Sources: Sastre, Ibáñez & Defez, 'Boosting the computation of the matrix exponential' (2019), the polynomial;
-    Al-Mohy & Higham (2009), choosing s by the norms of powers; Bader, Blanes, Casas & Seydaoğlu (2022), Chebyshev
-    polynomials for skew-Hermitian matrices.
+    Sources: Sastre, Ibáñez & Defez, 'Boosting the computation of the matrix exponential' (2019), the polynomial,
+    doi:10.1016/j.amc.2018.08.017; Al-Mohy & Higham (2009), choosing s by the norms of powers, doi:10.1137/09074721X;
+    Bader, Blanes, Casas & Seydaoğlu (2022), Chebyshev polynomials for skew-Hermitian matrices, arXiv:2103.10132.
     """
     check_square(a.shape, name)
     if a.dtype not in REAL + COMPLEX:
@@ -106,7 +106,10 @@ class _Derivative(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        """L(aᴴ, g) is the upper right block of exp of [[aᴴ, g], [0, aᴴ]] (Mathias, 1996)."""
+        """L(aᴴ, g) is the upper right block of exp of [[aᴴ, g], [0, aᴴ]].
+
+        Source: Mathias, 'A chain rule for matrix functions and applications' (1996), doi:10.1137/S0895479895283409.
+        """
         a, g = ctx.saved_tensors
         if ctx.skew_hermitian:
             grad = skew(grad)

@@ -1,9 +1,10 @@
 """Functions of symmetric matrices through their eigenvalues, with derivatives that hold where eigenvalues coincide.
 
 f(S) = Q f(Λ) Qᵀ for S = Q Λ Qᵀ, and its derivative along U is Q (K ∘ QᵀUQ) Qᵀ with the divided differences
-K_ij = (f(λ_i) − f(λ_j)) / (λ_i − λ_j), f′(λ_i) where λ_i = λ_j (Daleckii & Krein, 1965; Higham, 'Functions of
-Matrices', 2008, theorem 3.11). A scalar function here takes eigenvalues (..., n) and returns f(λ), shape (..., n), and
-K, shape (..., n, n).
+K_ij = (f(λ_i) − f(λ_j)) / (λ_i − λ_j), f′(λ_i) where λ_i = λ_j. A scalar function here takes eigenvalues (..., n) and
+returns f(λ), shape (..., n), and K, shape (..., n, n).
+
+Sources: Daleckii & Krein (1965); Higham, 'Functions of Matrices' (2008), theorem 3.11, doi:10.1137/1.9780898717778.
 """
 
 from collections.abc import Callable

@@ -29,8 +29,9 @@ class LinearGroup(MatrixGroup):
     number has. They raise ValueError where x is singular, where it or a vector is not finite, and where a step is so
     long that exp(A) overflows or leaves nothing but a singular matrix.
 
-    Sources: Lezcano-Casado (2019), 'Trivializations for Gradient-Based Optimization on Manifolds', section 6.2;
-    Andruchow, Larotonda, Recht & Varela (2014), 'The left invariant metric in the general linear group'.
+    Sources: Lezcano-Casado (2019), 'Trivializations for Gradient-Based Optimization on Manifolds', section 6.2,
+    arXiv:1909.09501; Andruchow, Larotonda, Recht & Varela (2014), 'The left invariant metric in the general linear
+    group', arXiv:1109.0520.
     """
 
     dtypes = REAL

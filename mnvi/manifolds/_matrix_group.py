@@ -21,7 +21,8 @@ class MatrixGroup(Manifold[Tensor]):
 
     Transport is the left translation yx⁻¹v. It keeps lengths and angles whatever lies between x and y.
 
-    Source: Lezcano-Casado (2019), 'Trivializations for Gradient-Based Optimization on Manifolds', section 6.2.
+    Source: Lezcano-Casado (2019), 'Trivializations for Gradient-Based Optimization on Manifolds', section 6.2,
+    arXiv:1909.09501.
     """
 
     @abstractmethod

@@ -24,8 +24,8 @@ class Grassmann(Manifold[Tensor]):
     ``retract`` is (x + v)(I + vᴴv)^-½, of order 2. Unlike other bases of its span, this one is not turned within it
     (xᴴy is positive definite), and the transport, a projection, needs that.
 
-    Sources: Edelman, Arias & Smith (1998), section 2.5; Bendokat, Zimmermann & Absil (2024), 'A Grassmann manifold
-    handbook', sections 3 and 5.
+    Sources: Edelman, Arias & Smith (1998), section 2.5, arXiv:physics/9806030; Bendokat, Zimmermann & Absil (2024), 'A
+    Grassmann manifold handbook', sections 3 and 5, arXiv:2011.13699.
 
     Example:
         >>> manifold = Grassmann()

@@ -21,7 +21,8 @@ class SpecialLinear(LinearGroup):
     Raises:
         ValueError: for any other retraction.
 
-    Source: Andruchow, Larotonda, Recht & Varela (2014), 'The left invariant metric in the general linear group'.
+    Source: Andruchow, Larotonda, Recht & Varela (2014), 'The left invariant metric in the general linear group',
+    arXiv:1109.0520.
 
     Example:
         >>> manifold = SpecialLinear()

@@ -74,7 +74,8 @@ class CoordinateDescent(RiemannianOptimizer):
             its group's manifold.
 
     Source: Massart & Abrol, 'Coordinate descent on the orthogonal group for recurrent neural network training' (2022),
-    algorithm 2. They take blocks that are not disjoint; the matchings and the rules with moments are additions.
+    algorithm 2, arXiv:2108.00051. They take blocks that are not disjoint; the matchings and the rules with moments are
+    additions.
 
     Example:
         >>> groups = [{"params": [point], "manifold": Orthogonal()}, {"params": others}]

@@ -40,9 +40,9 @@ class RiemannianAdam(RiemannianOptimizer):
     Raises:
         TypeError, ValueError: an option is out of range, or a parameter is not a point of its group's manifold.
 
-    On ``Stiefel(retraction="cayley")`` this is not the Cayley ADAM of Li, Fuxin & Todorovic (2020), arXiv:2002.01113,
-    which takes its second moment from the Euclidean gradient, makes its momentum a skew-symmetric matrix, bounds the
-    step by the length of that, and evaluates the Cayley transform by two fixed-point iterations.
+    On ``Stiefel(retraction="cayley")`` this is Riemannian Adam with exact Cayley steps, not the Cayley ADAM of Li, Li &
+    Todorovic (2020), arXiv:2002.01113, which takes the second moment of the Euclidean gradient, a skew-symmetric
+    momentum, a step of bounded length, and two fixed-point iterations for the Cayley transform.
 
     Source: Bécigneul & Ganea, 'Riemannian adaptive optimization methods' (2019), algorithm 1, arXiv:1810.00760.
 

@@ -17,11 +17,13 @@ class Cayley(Retraction):
     """(I − ½W)⁻¹(I + ½W)x, Wx = v; of order 2 under the canonical metric and on groups, 1 under the Euclidean one.
 
     W = Pvxᴴ − xvᴴP with P = I − ½xxᴴ has rank 2p, so Woodbury's identity gives a 2p×2p system. In the basis [x, w],
-    w = v − xA and A = xᴴv, half of it solves itself, and what is left is p×p: (2x + w)(I − ½A + ¼wᴴw)⁻¹ − x. A 3p×3p
-    system for the Euclidean gradient ('RGD-E-C' of Likhosherstov et al., 2021) is never needed: v is tangent already.
+    w = v − xA and A = xᴴv, half of it solves itself, and what is left is p×p: (2x + w)(I − ½A + ¼wᴴw)⁻¹ − x. The 3p×3p
+    system that the Euclidean metric has in 'RGD-E-C' (Likhosherstov et al., 2021, arXiv:2004.08675) is not needed, as v
+    is tangent already.
 
     Sources: Wen & Yin, 'A feasible method for optimization with orthogonality constraints' (2013),
-    doi:10.1007/s10107-012-0584-1; for the p×p form, on the symplectic Stiefel manifold, Bendokat & Zimmermann (2021).
+    doi:10.1007/s10107-012-0584-1; for the p×p form, on the symplectic Stiefel manifold, Bendokat & Zimmermann (2021),
+    arXiv:2108.12447.
     """
 
     def order(self, metric: str) -> float:

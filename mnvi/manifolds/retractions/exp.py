@@ -39,7 +39,7 @@ def geodesic(x: Tensor, v: Tensor, beta: float = 0.5) -> Tensor:
     w = QR, the generator is [[2βA, −Rᴴ], [R, 0]].
 
     Sources: Edelman, Arias & Smith, 'The Geometry of Algorithms with Orthogonality Constraints' (1998), sections 2.2
-    and 2.4, arXiv:physics/9806030; Zimmermann & Hüper (2022), whose α is 1/(2β) − 1.
+    and 2.4, arXiv:physics/9806030; Zimmermann & Hüper (2022), whose α is 1/(2β) − 1, arXiv:2103.12046.
     """
     if is_square(x.shape):
         return corrected(x @ exponential(skew(x.mH @ v), "a tangent vector", skew_hermitian=True))
