@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -90,7 +91,7 @@ class Method:
     """A curve: the manifold that the factors are said to lie on, and how the start is written as a point of it."""
 
     manifold: Manifold
-    prepare: Callable[[Point], Point]
+    prepare: Callable[[Any], Any]  # of points
     color: str
     line: str
 
@@ -102,7 +103,7 @@ class Experiment:
     title: str
     shapes: tuple[tuple[int, int], ...]
     steps: int
-    loss: Callable[[Point, Point], Tensor]
+    loss: Callable[[Any, Any], Tensor]  # of points
     methods: dict[str, Method]
 
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mnvi.linalg.elementary import tensors
 from mnvi.manifolds import Manifold
-from mnvi.manifolds.base import Point
+from mnvi.manifolds.base import Point, tensors
 from mnvi.optim import RiemannianSGD
 
 DECADES = 1.0  # the first round of the search spans so many on each side of Polyak's step

@@ -1,4 +1,4 @@
-"""Backward passes that are written by hand and have no derivatives of their own."""
+"""Derivatives that are written by hand and have none of their own, so that a second one is refused."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -6,8 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from .autocast import full_precision
+from .tracing import plain_operations
+
+REASON = "no second derivatives here: this backward pass is differentiable once"
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,23 +32,43 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
         if not torch.is_grad_enabled() or not sources:
             return results
         several = isinstance(results, tuple)
-        refused = tuple(_refuse(each, sources) for each in (results if several else (results,)))
-        return refused if several else refused[0]
+        found = tuple(
+            undifferentiated(each, *sources, reason=REASON) if isinstance(each, Tensor) else each
+            for each in (results if several else (results,))
+        )
+        return found if several else found[0]
 
     return wrapped
 
 
-def _refuse(grad: Any, sources: list[Tensor]) -> Any:
-    return _Refused.apply(grad, *sources) if isinstance(grad, Tensor) else grad
+def undifferentiated(value: Tensor, *sources: Tensor, reason: str) -> Tensor:
+    """``value``, which depends on the ``sources`` in a way that is not differentiated: that raises a RuntimeError.
+
+    For a derivative that has none itself, of either mode. Torch's ``once_differentiable`` can leave it out in silence.
+    """
+    function = _DualUndifferentiated if plain_operations() else _Undifferentiated
+    return function.apply(value, reason, *sources)  # type: ignore[return-value]
 
 
-class _Refused(torch.autograd.Function):
-    """The gradient, which depends on the ``sources`` in a way that is not differentiated."""
+class _Undifferentiated(Function):
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, *sources: Tensor) -> Tensor:
-        return grad.view_as(grad)
+    def forward(value: Tensor, reason: str, *sources: Tensor) -> Tensor:  # type: ignore[override]
+        return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        raise RuntimeError("no second derivatives here: this backward pass is differentiable once")
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.reason = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        raise RuntimeError(ctx.reason)
+
+
+class _DualUndifferentiated(_Undifferentiated):
+    """The same with a forward-mode derivative, which torch.compile refuses to trace."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any):  # type: ignore[override]
+        raise RuntimeError(ctx.reason)

@@ -1,4 +1,12 @@
-"""Branches on data, for algorithms with a fast way for ordinary input and a safe way for every input."""
+"""Tracing and transforms: whether the numbers can be asked for, and which operations the surroundings allow.
+
+An algorithm here often has a fast way for ordinary input and a slower one that is right for every input, and chooses
+by a number computed from the input. In a traced graph (torch.compile, torch.export, torch.jit.trace) and in a batch of
+``torch.func.vmap`` there is no number to choose by, and it takes the way that its caller states.
+
+An autograd function with a derivative written by hand is faster than torch's own operations, but does less: in
+transforms of ``torch.func`` and with forward-mode derivatives those operations take its place.
+"""
 
 import math
 import warnings
@@ -14,7 +22,7 @@ exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def all_within(values: Tensor, limit: float, *, traced: bool) -> bool:
-    """Whether no entry exceeds ``limit`` in size (a NaN does); ``traced`` where nothing can be asked of the numbers."""
+    """Whether no entry exceeds ``limit`` in size, as a NaN does; ``traced`` where the values are hidden."""
     if values_hidden(values):
         return traced
     if not values.numel():
@@ -29,7 +37,7 @@ def refuse_nonfinite(name: str, values: Tensor) -> None:
 
 
 def values_hidden(values: Tensor) -> bool:
-    """Whether the numbers are not there to branch on: in a traced graph, or of a batch of ``torch.func.vmap``."""
+    """Whether no branch can be taken on ``values``: in a traced graph, or of a batch of ``torch.func.vmap``."""
     if torch.compiler.is_compiling() or jit_tracing():
         return True
     while functorch.is_functorch_wrapped_tensor(values):
@@ -62,9 +70,9 @@ def _without_tracer_warnings():
 
 
 def plain_operations() -> bool:
-    """Whether a function with a derivative of its own is to be plain operations, which can then do more.
+    """Whether torch's own operations are to take the place of an autograd function with a hand-written derivative.
 
-    That is in ``torch.func`` transforms, forward-mode derivatives and ``torch.jit.trace``.
+    That is so in ``torch.func`` transforms, forward-mode derivatives and ``torch.jit.trace``.
     """
     if torch.compiler.is_compiling():
         return False

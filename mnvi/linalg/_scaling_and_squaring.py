@@ -1,6 +1,7 @@
 """Scaling and squaring: exp of matrices by a polynomial and squarings, each product differentiated by hand.
 
-exp(a) = p(a/2ˢ)^(2ˢ) with a polynomial p of degree 16 in four products (Sastre, Ibáñez & Defez, 2019), counting a². In
+exp(a) = p(a/2ˢ)^(2ˢ) with a polynomial p of degree 16 in four products (Sastre, Ibáñez & Defez, 2019,
+doi:10.1016/j.amc.2018.08.017), counting a². In
 
     P₀ = a²(c₀a² + c₁a),
     P₁ = (P₀ + c₂a² + c₃a)(P₀ + c₄a²) + c₅P₀ + c₆a²,
@@ -83,12 +84,12 @@ def evaluate(a: Tensor, name: str) -> tuple[Tensor, ...]:
 
 
 def differentiate(
-    a: Tensor, grad: Tensor, tangent: bool, doublings: Tensor, coefficients: Tensor, *stages: Tensor
+    a: Tensor, grad: Tensor, skew_hermitian: bool, doublings: Tensor, coefficients: Tensor, *stages: Tensor
 ) -> Tensor:
     """The adjoint of the derivative, each product XY of ``evaluate`` giving GYᴴ to X and XᴴG to Y.
 
     The gradient S of a² gives Saᴴ + aᴴS to a. For a skew-Hermitian a the skew-Hermitian part of that is the one of
-    (S + Sᴴ)aᴴ, which is enough where ``tangent``.
+    (S + Sᴴ)aᴴ, which is enough where ``skew_hermitian``.
     """
     square, right0, left1, right1, left2, right2, *squared = stages
     g, c = grad, coefficients.tolist()
@@ -109,7 +110,7 @@ def differentiate(
     g_a.add_(right, alpha=c[1])
     scale = _scale(a, doublings) if squared else 1.0
     ah = (a * scale if squared else a).mH
-    if tangent:
+    if skew_hermitian:
         g_a.baddbmm_(g_square + g_square.mH, ah)
     else:
         g_a.baddbmm_(g_square, ah).baddbmm_(ah, g_square)

@@ -21,36 +21,36 @@ def transformed() -> bool:
 
 
 @custom_op("mnvi::exponential", mutates_args=(), **OPTIONS)
-def traced_exponential(a: Tensor, name: str, tangent: bool) -> Tensor:
-    """exp(a), shape (b, n, n); ``name`` and ``tangent`` as for :func:`mnvi.linalg.exponential`."""
+def traced_exponential(a: Tensor, name: str, skew_hermitian: bool) -> Tensor:
+    """exp(a), shape (b, n, n); ``name`` and ``skew_hermitian`` as for :func:`mnvi.linalg.exponential`."""
     with full_precision(a):
         return evaluate(a, name)[0]
 
 
 @custom_op("mnvi::exponential_adjoint", mutates_args=(), **OPTIONS)
-def _adjoint(a: Tensor, grad: Tensor, tangent: bool) -> Tensor:
+def _adjoint(a: Tensor, grad: Tensor, skew_hermitian: bool) -> Tensor:
     """L(aᴴ, g), whose stages are computed again."""
     with full_precision(a):
-        return differentiate(a, grad, tangent, *evaluate(a, "the argument of the exponential")[1:]).contiguous()
+        return differentiate(a, grad, skew_hermitian, *evaluate(a, "the argument of the exponential")[1:]).contiguous()
 
 
 @traced_exponential.register_fake
-def _(a: Tensor, name: str, tangent: bool) -> Tensor:
+def _(a: Tensor, name: str, skew_hermitian: bool) -> Tensor:
     return a.new_empty(a.shape)
 
 
 @_adjoint.register_fake
-def _(a: Tensor, grad: Tensor, tangent: bool) -> Tensor:
+def _(a: Tensor, grad: Tensor, skew_hermitian: bool) -> Tensor:
     return a.new_empty(a.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(inputs[0])
-    ctx.tangent = inputs[2]
+    ctx.skew_hermitian = inputs[2]
 
 
 def _backward(ctx: Any, grad: Tensor):
-    return _adjoint(ctx.saved_tensors[0], grad, ctx.tangent), None, None
+    return _adjoint(ctx.saved_tensors[0], grad, ctx.skew_hermitian), None, None
 
 
 traced_exponential.register_autograd(_backward, setup_context=_setup_context)

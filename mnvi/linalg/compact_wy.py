@@ -1,12 +1,18 @@
 """The compact WY form of a product of reflections, H(u₁)···H(u_L) = I − Uᵀ S⁻¹ U, with its derivative written by hand.
 
-The rows of U, shape (..., L, n), are unit vectors, and S = ½I + striu(U Uᵀ), striu the part above the diagonal. The
-gradients of U leave out the part along its own rows, for which a length would count. All are differentiable once;
-in transforms of torch.func, which cannot choose by the data, they are plain operations of any order.
+H(u) = I − 2uuᵀ reflects along the unit vector u. The rows of U, shape (..., L, n), are those vectors, and
+S = ½I + striu(U Uᵀ), striu the part above the diagonal. The gradient of a row of U is orthogonal to it: what would
+change its length is left out. All functions are differentiable once; in transforms of torch.func, which cannot choose
+by the numbers, they are made of torch's own operations and differentiable to any order.
+
+S and S⁻¹ are upper triangular. Products with them are made in blocks of rows, each from the columns on where it is not
+zero, which saves nearly half of the work.
+
 Source: Likhosherstov et al., 'CWY parametrization: a solution for parallelized optimization of orthogonal and
-Stiefel matrices' (2021), theorems 2 and 3.
+Stiefel matrices' (2021), theorems 2 and 3, arXiv:2004.08675.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +24,7 @@ from .elementary import identity
 from .polar import corrected
 from .solve import solve_triangular
 
-BLOCK = 128  # rows at a time: of a product with a triangle little more than its half is then computed
+BLOCK = 128  # rows of a block: few enough to skip most of the zeros, enough for a fast product
 
 
 def first_columns(u: Tensor, p: int) -> Tensor:
@@ -116,7 +122,11 @@ def _solve_transposed(s: Tensor, b: Tensor) -> Tensor:
 
 
 def _add_through_triangle_(found: Tensor, solved: Tensor, factor: Tensor, u: Tensor) -> Tensor:
-    """The gradient of U by way of S⁻¹U added to ``found``; ``solved`` is S⁻ᵀ times that of S⁻¹U."""
+    """The gradient of U through ``factor`` = S⁻¹U, added to ``found`` in place.
+
+    ``solved`` is S⁻ᵀ times the gradient of ``factor``. It is the gradient of U as the right-hand side of the solve. The
+    gradient of S is −W, W = striu(solved·factorᵀ), which goes on to U by S = ½I + striu(U Uᵀ).
+    """
     found[..., : solved.shape[-1]] += solved
     for i, rows in _row_blocks(found):
         w = (solved[..., i : i + BLOCK, :] @ factor[..., i:, :].mT).triu_(1)
@@ -133,6 +143,6 @@ def _add_product_(out: Tensor, a: Tensor, b: Tensor, sign: int) -> None:
         out.add_(a @ b, alpha=sign)
 
 
-def _row_blocks(x: Tensor):
-    """The first row of each block, and the block."""
+def _row_blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Blocks of rows of x (..., L, n): the number of the first row, and the block, a view that can be written to."""
     return ((i, x[..., i : i + BLOCK, :]) for i in range(0, x.shape[-2], BLOCK))

@@ -1,20 +1,20 @@
-"""What keeps the result of a step positive definite, however long the step.
+"""Positive definiteness: tests of it, and guards that keep the result of a step definite, however long the step.
 
-Three guards, none of which touches a step of ordinary length: ``shorten`` cuts a step whose numbers would drown the
-point's in rounding, ``one_plus`` bends I + W before an eigenvalue reaches 0, and ``floored`` raises the eigenvalues
-that rounding cannot tell from 0.
+There are three guards, none of which touches a step of ordinary length: ``shorten`` cuts a step whose numbers would
+drown the point's in rounding, ``one_plus`` bends I + W before an eigenvalue reaches 0, and ``floored`` raises the
+eigenvalues that rounding cannot tell from 0.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import spectral
-from .elementary import sym, tensors
+from .elementary import sym
 
-Matrices = Tensor | tuple[Tensor, ...]
+Matrices = TypeVar("Matrices", bound=Tensor | tuple[Tensor, ...])
 
 
 def reach(dtype: torch.dtype) -> float:
@@ -22,15 +22,17 @@ def reach(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps ** -0.5
 
 
-def shorten(x: Matrices, v: Matrices) -> Any:
+def shorten(x: Matrices, v: Matrices) -> Matrices:
     """``v``, multiplied by one number ≤ 1 so that no entry exceeds ``reach`` times the largest of ``x``.
 
     An infinite entry, a step that has overflowed already, counts as the largest finite number.
     """
-    finite = [each.clamp(torch.finfo(each.dtype).min, torch.finfo(each.dtype).max) for each in tensors(v)]
-    scales = [shrinkage(each, reach(p.dtype) * largest(p)) for p, each in zip(tensors(x), finite, strict=True)]
+    points, steps = ((each if isinstance(each, tuple) else (each,)) for each in (x, v))
+    finite = [each.clamp(torch.finfo(each.dtype).min, torch.finfo(each.dtype).max) for each in steps]
+    scales = [shrinkage(each, reach(p.dtype) * largest(p)) for p, each in zip(points, finite, strict=True)]
     scale = torch.stack(scales).amin(0)
-    return tuple(each * scale for each in finite) if isinstance(v, tuple) else finite[0] * scale
+    shortened: Any = tuple(each * scale for each in finite)
+    return shortened if isinstance(v, tuple) else shortened[0]
 
 
 def shrinkage(v: Tensor, bound: Tensor) -> Tensor:

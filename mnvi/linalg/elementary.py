@@ -1,4 +1,4 @@
-"""Parts of matrices that everything else is written with."""
+"""The identity, the real inner product, and the Hermitian and skew-Hermitian parts of matrices."""
 
 import torch
 from torch import Tensor
@@ -22,8 +22,3 @@ def sym(a: Tensor) -> Tensor:
 def skew(a: Tensor) -> Tensor:
     """The skew-Hermitian part ½(a − aᴴ), exactly so."""
     return (a - a.mH) * 0.5  # complex numbers divided by 2 are not always half of themselves
-
-
-def tensors(x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The tensors of a tensor or a tuple of them."""
-    return x if isinstance(x, tuple) else (x,)

@@ -12,9 +12,10 @@ from .._torch.tracing import plain_operations, refuse_nonfinite
 from ._scaling_and_squaring import differentiate, evaluate
 from ._traced_exponential import traced_exponential, transformed
 from .elementary import skew
+from .shapes import check_square
 
 
-def exponential(a: Tensor, name: str = "the argument of the exponential", *, tangent: bool = False) -> Tensor:
+def exponential(a: Tensor, name: str = "the argument of the exponential", *, skew_hermitian: bool = False) -> Tensor:
     """exp(a) of square matrices of any norm, differentiable to any order.
 
     Where all matrices of a batch are skew-Hermitian, exactly, the results are unitary to rounding however large they
@@ -25,8 +26,8 @@ def exponential(a: Tensor, name: str = "the argument of the exponential", *, tan
     Args:
         a: shape (..., n, n), real or complex, float32 or float64.
         name: what an error message calls ``a``.
-        tangent: a is skew-Hermitian because it was made so, as x − xᴴ: only the skew-Hermitian part of its gradient is
-            computed.
+        skew_hermitian: a is skew-Hermitian by construction, as x − xᴴ is, and stays so where it is varied: only the
+            skew-Hermitian part of its gradient is computed, which is cheaper. This is not checked.
 
     Returns:
         The exponential, of the same shape.
@@ -34,12 +35,11 @@ def exponential(a: Tensor, name: str = "the argument of the exponential", *, tan
     Raises:
         ValueError: if a is not square, not of these dtypes, or not finite.
 
-    Sources: Sastre, Ibáñez & Defez, 'Boosting the computation of the matrix exponential' (2019), the polynomial;
-    Al-Mohy & Higham (2009), choosing s by the norms of powers; Bader, Blanes, Casas & Seydaoğlu (2022), Chebyshev
-    polynomials for skew-Hermitian matrices.
+    Sources: Sastre, Ibáñez & Defez, 'Boosting the computation of the matrix exponential' (2019), the polynomial,
+    doi:10.1016/j.amc.2018.08.017; Al-Mohy & Higham (2009), choosing s by the norms of powers, doi:10.1137/09074721X;
+    Bader, Blanes, Casas & Seydaoğlu (2022), Chebyshev polynomials for skew-Hermitian matrices, arXiv:2103.10132.
     """
-    if a.dim() < 2 or a.shape[-1] != a.shape[-2]:
-        raise ValueError(f"{name} must have a square shape (..., n, n), got {tuple(a.shape)}")
+    check_square(a.shape, name)
     if a.dtype not in REAL + COMPLEX:
         raise ValueError(f"{name} must have a dtype of {REAL + COMPLEX}, got {a.dtype}")
     if not a.numel():
@@ -49,8 +49,8 @@ def exponential(a: Tensor, name: str = "the argument of the exponential", *, tan
         refuse_nonfinite(name, batch)
         return _torchs(batch).reshape(a.shape)
     if torch.compiler.is_compiling():
-        return traced_exponential(batch, name, tangent).reshape(a.shape)
-    return _Exponential.apply(batch, name, tangent)[0].reshape(a.shape)  # type: ignore[index]
+        return traced_exponential(batch, name, skew_hermitian).reshape(a.shape)
+    return _Exponential.apply(batch, name, skew_hermitian)[0].reshape(a.shape)  # type: ignore[index]
 
 
 def times_exponential(x: Tensor, a: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class _Exponential(Function):
     """a ↦ exp(a), and what its derivative is made from: see ``evaluate``."""
 
     @staticmethod
-    def forward(a: Tensor, name: str, tangent: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(a: Tensor, name: str, skew_hermitian: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
         with full_precision(a):
             return evaluate(a, name)
 
@@ -79,36 +79,39 @@ class _Exponential(Function):
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(inputs[0], *output[1:])
-        ctx.tangent = inputs[2]
+        ctx.skew_hermitian = inputs[2]
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_):  # type: ignore[override]
         a, *stages = ctx.saved_tensors
-        return None if grad is None else _Derivative.apply(a, grad, ctx.tangent, *stages), None, None
+        return None if grad is None else _Derivative.apply(a, grad, ctx.skew_hermitian, *stages), None, None
 
 
 class _Derivative(Function):
     """a, g ↦ L(aᴴ, g), the adjoint of exp's derivative at a applied to g, from the stages of exp(a).
 
-    Where ``tangent``, something whose skew-Hermitian part is that of L(aᴴ, g).
+    Where ``skew_hermitian``, something whose skew-Hermitian part is that of L(aᴴ, g).
     """
 
     @staticmethod
-    def forward(a: Tensor, grad: Tensor, tangent: bool, *stages: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(a: Tensor, grad: Tensor, skew_hermitian: bool, *stages: Tensor) -> Tensor:  # type: ignore[override]
         with full_precision(a):
-            return differentiate(a, grad, tangent, *stages)
+            return differentiate(a, grad, skew_hermitian, *stages)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.num_stages, ctx.tangent = len(inputs) - 3, inputs[2]
+        ctx.num_stages, ctx.skew_hermitian = len(inputs) - 3, inputs[2]
         ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        """L(aᴴ, g) is the upper right block of exp of [[aᴴ, g], [0, aᴴ]] (Mathias, 1996)."""
+        """L(aᴴ, g) is the upper right block of exp of [[aᴴ, g], [0, aᴴ]].
+
+        Source: Mathias, 'A chain rule for matrix functions and applications' (1996), doi:10.1137/S0895479895283409.
+        """
         a, g = ctx.saved_tensors
-        if ctx.tangent:
+        if ctx.skew_hermitian:
             grad = skew(grad)
         # What is returned is linear in g. Of the size of a it neither adds squarings to those of a nor overflows.
         size = g.detach().abs().amax((-2, -1), keepdim=True)

@@ -1,7 +1,8 @@
 """Coordinates of the orthogonal group at W: derivatives along W·H_jl, H_jl = (e_j e_lᵀ − e_l e_jᵀ)/√2, and moves there.
 
 Pairs (j, l) of columns, j < l, are index tensors of shape (2, k). W exp(θH_jl) turns the columns j and l by the angle
-θ/√2: a Givens rotation. Source: Massart & Abrol (2022), equations 5, 9, 12 and 13.
+θ/√2: a Givens rotation. Source: Massart & Abrol (2022), equations 5, 9, 12 and 13,
+arXiv:2108.00051.
 """
 
 import torch

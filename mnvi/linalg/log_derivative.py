@@ -7,7 +7,8 @@ divided differences of the logarithm,
     D log_S[v]_ij = log[λ_i, λ_j] v_ij,   D² log_S[u, v]_ij = Σ_k log[λ_i, λ_k, λ_j] (u_ik v_kj + v_ik u_kj),
 
 and the second, the derivative of the first along u, is all that is needed. D log and its inverse are differentiable
-once in S and to any order in v, the logarithm twice. Source: Higham, 'Functions of Matrices' (2008), chapter 3.
+once in S and to any order in v, the logarithm twice. Source: Higham, 'Functions of Matrices' (2008), chapter 3,
+doi:10.1137/1.9780898717778.
 """
 
 from typing import Any

@@ -21,7 +21,7 @@ def logarithm(q: Tensor) -> Tensor:
         ValueError: if an angle is π up to √eps, where the logarithm is not unique; a real q with determinant −1, which
             has no real logarithm, always has one.
 
-    Source: Higham, 'Functions of Matrices' (2008), chapters 8 and 11.
+    Source: Higham, 'Functions of Matrices' (2008), chapters 8 and 11, doi:10.1137/1.9780898717778.
     """
     eye = identity(q)
     root = polar_factor(q + eye)

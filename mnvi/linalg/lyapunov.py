@@ -2,7 +2,8 @@
 
 S is given by its eigenvalues λ and in the basis of its eigenvectors, where it is diagonal but varies in all of its
 entries. So nothing needs the derivatives of eigenvectors, which do not exist where eigenvalues coincide; those of what
-is here exist, to any order. Source: Higham, 'Functions of Matrices' (2008), section 6.1.
+is here exist, to any order. Source: Higham, 'Functions of Matrices' (2008), section 6.1,
+doi:10.1137/1.9780898717778.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""Lengths whose derivative at 0 is 0, where they have none: that of a point to itself, of a step not taken.
+"""Norms with the derivative 0 at 0, where a norm has none: the distance of a point from itself, a step of no length.
 
-Zero is the subgradient that makes the derivative of the squared length right, so that nothing is added under a root.
-Of the second derivatives at 0 that holds no longer: take those of a square that was not rooted.
+Of the subgradients there, 0 is the one that makes the derivative of the squared norm right. So no small number need be
+added under the root. The second derivatives at 0 are not right: take those of a square that was not rooted.
 """
 
 import torch

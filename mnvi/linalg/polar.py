@@ -33,7 +33,7 @@ def polar_factor(y: Tensor, orientation: Tensor | None = None) -> Tensor:
 
     ``torch.jit.trace`` keeps the values, whose derivative is then that of an eigenvalue decomposition.
 
-    Source: Higham, 'Functions of Matrices' (2008), chapter 8.
+    Source: Higham, 'Functions of Matrices' (2008), chapter 8, doi:10.1137/1.9780898717778.
     """
     if jit_tracing():
         return _decompose(y, orientation)[0]

@@ -1,4 +1,4 @@
-"""A quadrature rule for matrix functions that are integrals of resolvents."""
+"""Gauss-Legendre quadrature, for matrix functions that are integrals of inverses, as log and the angles are."""
 
 import numpy as np
 import torch

@@ -38,7 +38,7 @@ def haar_vectors(x: Tensor) -> Tensor:
     Args:
         x: independent standard normal numbers of that shape.
 
-    Source: Stewart, 'The efficient generation of random orthogonal matrices' (1980).
+    Source: Stewart, 'The efficient generation of random orthogonal matrices' (1980), doi:10.1137/0717034.
     """
     p, n = x.shape[-2:]
     axes = torch.eye(p, n, dtype=x.dtype, device=x.device)

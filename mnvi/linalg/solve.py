@@ -15,6 +15,7 @@ from torch.linalg import solve_triangular
 
 from .._torch.tracing import in_transform, jit_tracing
 from .elementary import identity
+from .shapes import check_square
 
 __all__ = ["inverse", "inverse_diagonal", "slogdet", "solve", "solve_triangular"]
 
@@ -31,7 +32,7 @@ def solve(a: Tensor, b: Tensor, *, left: bool = True) -> Tensor:
     Returns:
         x, of the shape of b. Where a is singular there are infinite, NaN or very large numbers in it, and no error.
     """
-    _check_square(a)
+    check_square(a.shape, "the matrix of a solve")
     if not left:
         return solve(a.mT, b.mT).mT
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -58,7 +59,7 @@ def slogdet(a: Tensor) -> tuple[Tensor, Tensor]:
     The logarithm is differentiable, the sign a constant. Of a singular matrix they are 0 and −∞ or, in a batch, those
     of a matrix within rounding.
     """
-    _check_square(a)
+    check_square(a.shape, "the matrix of a determinant")
     if a.dim() == 2 and (torch.compiler.is_compiling() or not in_transform()):
         sign, size = torch.linalg.slogdet(a)
         return sign.detach(), size
@@ -66,11 +67,6 @@ def slogdet(a: Tensor) -> tuple[Tensor, Tensor]:
         signs, sizes = zip(*map(torch.linalg.slogdet, a.flatten(0, -3)), strict=True)
         return torch.stack(signs).detach().view(a.shape[:-2]), torch.stack(sizes).view(a.shape[:-2])
     return _SLogDet.apply(a)  # type: ignore[return-value]
-
-
-def _check_square(a: Tensor) -> None:
-    if a.dim() < 2 or a.shape[-1] != a.shape[-2]:
-        raise ValueError(f"expected square matrices of shape (..., n, n), got {tuple(a.shape)}")
 
 
 class _Solve(Function):

@@ -1,9 +1,10 @@
 """Functions of symmetric matrices through their eigenvalues, with derivatives that hold where eigenvalues coincide.
 
 f(S) = Q f(Λ) Qᵀ for S = Q Λ Qᵀ, and its derivative along U is Q (K ∘ QᵀUQ) Qᵀ with the divided differences
-K_ij = (f(λ_i) − f(λ_j)) / (λ_i − λ_j), f′(λ_i) where λ_i = λ_j (Daleckii & Krein, 1965; Higham, 'Functions of
-Matrices', 2008, theorem 3.11). A scalar function here takes eigenvalues (..., n) and returns f(λ), shape (..., n), and
-K, shape (..., n, n).
+K_ij = (f(λ_i) − f(λ_j)) / (λ_i − λ_j), f′(λ_i) where λ_i = λ_j. A scalar function here takes eigenvalues (..., n) and
+returns f(λ), shape (..., n), and K, shape (..., n, n).
+
+Sources: Daleckii & Krein (1965); Higham, 'Functions of Matrices' (2008), theorem 3.11, doi:10.1137/1.9780898717778.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .._torch.once_differentiable import undifferentiated
 from .._torch.tracing import jit_tracing, plain_operations
 
 ONCE = "functions of symmetric matrices on manifolds can be differentiated once, not twice"
@@ -50,33 +52,9 @@ class _DualApply(_Apply):
         return once(_sandwich(q, quotients, tangent), s), None, None
 
 
-class _Once(Function):
-    """The first derivative, with an error where torch's ``once_differentiable`` can leave a second one out silently."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(derivative: Tensor, s: Tensor) -> Tensor:
-        return derivative.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        raise RuntimeError(ONCE)
-
-
-class _DualOnce(_Once):
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any):  # type: ignore[override]
-        raise RuntimeError(ONCE)
-
-
 def once(derivative: Tensor, s: Tensor) -> Tensor:
     """``derivative``, which depends on ``s`` in a way that has no derivative here."""
-    return (_DualOnce if plain_operations() else _Once).apply(derivative, s)  # type: ignore[return-value]
+    return undifferentiated(derivative, s, reason=ONCE)
 
 
 def apply(function: Scalar, s: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""What the groups of real matrices with positive determinant share."""
+"""Groups of real matrices with positive determinant: their metric, geodesics, and steps that cannot leave them."""
 
 import math
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._checks import one_of
 from .._torch.dtypes import REAL
@@ -12,7 +13,6 @@ from ..linalg.definite import largest, replace
 from ..linalg.exponential import exponential, times_exponential
 from ..linalg.solve import slogdet, solve
 from ._matrix_group import MatrixGroup
-from .base import Point
 from .spd import SPD
 from .special_orthogonal import SpecialOrthogonal
 
@@ -29,8 +29,9 @@ class LinearGroup(MatrixGroup):
     number has. They raise ValueError where x is singular, where it or a vector is not finite, and where a step is so
     long that exp(A) overflows or leaves nothing but a singular matrix.
 
-    Sources: Lezcano-Casado (2019), 'Trivializations for Gradient-Based Optimization on Manifolds', section 6.2;
-    Andruchow, Larotonda, Recht & Varela (2014), 'The left invariant metric in the general linear group'.
+    Sources: Lezcano-Casado (2019), 'Trivializations for Gradient-Based Optimization on Manifolds', section 6.2,
+    arXiv:1909.09501; Andruchow, Larotonda, Recht & Varela (2014), 'The left invariant metric in the general linear
+    group', arXiv:1109.0520.
     """
 
     dtypes = REAL
@@ -70,7 +71,13 @@ class LinearGroup(MatrixGroup):
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
         return _invertible(super().retract(x, v))
 
-    def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+    def random(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Tensor:
         """A rotation from the uniform distribution times I + G Gᵀ/n, G standard normal."""
         self.check_shape(shape)
         self.check_dtype(dtype)
@@ -80,7 +87,7 @@ class LinearGroup(MatrixGroup):
         )
         return rotation @ stretch
 
-    def check(self, x: Point) -> None:
+    def check(self, x: Tensor) -> None:
         """Raise ValueError unless ``x`` is a point; also where it is singular to the precision of its dtype."""
         super().check(x)
         values = torch.linalg.svdvals(x)

@@ -1,15 +1,15 @@
-"""What the groups of matrices share: the Lie algebra, and a metric that is invariant under products from the left."""
+"""Groups of square matrices: their Lie algebra, and a metric that is invariant under products from the left."""
 
 from abc import abstractmethod
 
 from torch import Tensor
 
 from ..linalg.elementary import real_inner
-from ..linalg.shapes import Size, matrix_shape
+from ..linalg.shapes import Size, check_square_point
 from .base import Manifold
 
 
-class MatrixGroup(Manifold):
+class MatrixGroup(Manifold[Tensor]):
     """A group of square matrices x, shape (n, n), with ⟨u, v⟩ = Re tr (x⁻¹u)ᴴ(x⁻¹v).
 
     v = xA is tangent at x for A in the Lie algebra, the tangent space at I. The metric, the retraction and the
@@ -21,7 +21,8 @@ class MatrixGroup(Manifold):
 
     Transport is the left translation yx⁻¹v. It keeps lengths and angles whatever lies between x and y.
 
-    Source: Lezcano-Casado (2019), 'Trivializations for Gradient-Based Optimization on Manifolds', section 6.2.
+    Source: Lezcano-Casado (2019), 'Trivializations for Gradient-Based Optimization on Manifolds', section 6.2,
+    arXiv:1909.09501.
     """
 
     @abstractmethod
@@ -37,11 +38,7 @@ class MatrixGroup(Manifold):
         """x⁻¹v."""
 
     def check_shape(self, *shapes: Size) -> None:
-        if len(shapes) != 1:
-            raise ValueError(f"a point of {self} needs one tensor, got {len(shapes)}")
-        n, p = matrix_shape(shapes[0], f"a point of {self}")
-        if n != p:
-            raise ValueError(f"a point of {self} needs a square shape (..., n, n), got {tuple(shapes[0])}")
+        check_square_point(shapes, f"a point of {self}")
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return x @ self.algebra(self.left_divide(x, v))

@@ -20,7 +20,7 @@ from ..linalg.solve import solve_triangular
 
 
 class Metric(ABC):
-    """What :class:`mnvi.manifolds.SPD` needs of a metric; see :class:`mnvi.manifolds.Manifold` for the laws."""
+    """A metric, as :class:`mnvi.manifolds.SPD` needs it; see :class:`mnvi.manifolds.Manifold` for the laws."""
 
     @abstractmethod
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor: ...
@@ -48,8 +48,8 @@ class Metric(ABC):
 class AffineInvariant(Metric):
     """⟨u, v⟩ = tr(x⁻¹u x⁻¹v), the same after x → a x aᵀ; complete, of non-positive curvature.
 
-    With x = C Cᵀ and the whitened S = C⁻¹vC⁻ᵀ the geodesic is C Exp(S) Cᵀ. Source: Pennec, Fillard & Ayache (2006);
-    Bhatia, 'Positive Definite Matrices' (2007), chapter 6.
+    With x = C Cᵀ and the whitened S = C⁻¹vC⁻ᵀ the geodesic is C Exp(S) Cᵀ. Sources: Pennec, Fillard & Ayache (2006),
+    doi:10.1007/s11263-005-3222-z; Bhatia, 'Positive Definite Matrices' (2007), chapter 6.
     """
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -98,7 +98,8 @@ class AffineInvariant(Metric):
 class LogEuclidean(Metric):
     """⟨u, v⟩ = ⟨D log_x[u], D log_x[v]⟩: the flat metric that the matrix logarithm carries over; complete.
 
-    The geodesic is Exp(log x + D log_x[v]). Source: Arsigny, Fillard, Pennec & Ayache (2007).
+    The geodesic is Exp(log x + D log_x[v]). Source: Arsigny, Fillard, Pennec & Ayache (2007),
+    doi:10.1137/050637996.
     """
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ class BuresWasserstein(Metric):
     The distance is the 2-Wasserstein distance of the Gaussians N(0, x) and N(0, y). The geodesic is
     (I + L_x[v]) x (I + L_x[v]), only while I + L_x[v] is positive definite: the manifold is not complete. From
     ½ tr(L_x[r] v) = tr(g v), the Riemannian gradient is r = 2 (g x + x g).
-    Source: Malagò, Montrucchio & Pistone (2018); Bhatia, Jain & Lim (2019).
+    Sources: Malagò, Montrucchio & Pistone (2018), arXiv:1801.09269; Bhatia, Jain & Lim (2019), arXiv:1712.01504.
     """
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -1,53 +1,50 @@
-"""What the groups of square unitary matrices share."""
-
-import math
+"""Groups of orthogonal or unitary matrices: their metric, steps, geodesics and distances."""
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._checks import one_of
 from .._torch.dtypes import REAL
 from ..linalg import orthonormal
-from ..linalg.cayley import times_cayley
 from ..linalg.elementary import real_inner, skew
-from ..linalg.exponential import times_exponential
 from ..linalg.logarithm import logarithm
 from ..linalg.polar import polar_factor
 from ._matrix_group import MatrixGroup
+from .retractions import RETRACTIONS
 
-ORDER = {"qr": 1, "polar": 2, "cayley": 2, "exp": math.inf}
-TRANSLATIONS = {"cayley": times_cayley, "exp": times_exponential}
+METRIC = "bi-invariant"
 
 
 class UnitaryGroup(MatrixGroup):
     """Square x of shape (n, n) with xᴴx = I; v = xA is tangent for skew-Hermitian A, and ⟨u, v⟩ = Re tr uᴴv.
 
-    The metric is invariant under products from both sides, so geodesics are x·exp(tA). The retractions are those of
-    :class:`Stiefel`; their orders are 1 for ``"qr"``, 2 for ``"polar"`` and ``"cayley"``, ∞ for ``"exp"``.
+    The metric is invariant under products from both sides, so geodesics are x·exp(tA). The retractions are
+    the rows of :data:`mnvi.manifolds.retractions.RETRACTIONS`.
 
     Transport is the left translation yxᴴv. It keeps lengths, where the projection would shorten a momentum at every
     step, and costs the same two products.
 
-    Source: Edelman, Arias & Smith (1998), 'The Geometry of Algorithms with Orthogonality Constraints', section 2.2.
+    Source: Edelman, Arias & Smith (1998), 'The Geometry of Algorithms with Orthogonality Constraints', section 2.2,
+    arXiv:physics/9806030.
     """
 
     constant_norm = True
     dtypes = REAL
 
     def __init__(self, retraction: str = "qr") -> None:
-        self.retraction = one_of("retraction", retraction, tuple(ORDER))
+        self.retraction = one_of("retraction", retraction, tuple(RETRACTIONS))
 
     @property
     def order(self) -> float:  # type: ignore[override]
-        return ORDER[self.retraction]
+        return RETRACTIONS[self.retraction].order(METRIC)
 
     def algebra(self, a: Tensor) -> Tensor:
         return skew(a)
 
     def translate(self, x: Tensor, a: Tensor) -> Tensor:
         """x·φ(a) for a skew-Hermitian ``a``; ``"cayley"`` and ``"exp"`` leave x's own rounding errors as they are."""
-        times = TRANSLATIONS.get(self.retraction)
-        return self.retract(x, x @ a) if times is None else times(x, a)
+        return RETRACTIONS[self.retraction].translate(x, a)
 
     def left_divide(self, x: Tensor, v: Tensor) -> Tensor:
         return x.mH @ v
@@ -59,12 +56,18 @@ class UnitaryGroup(MatrixGroup):
         return real_inner(u, v)
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
-        return self.exp(x, v) if self.retraction == "exp" else orthonormal.RETRACTIONS[self.retraction](x, v)
+        return RETRACTIONS[self.retraction].retract(x, v, METRIC)
 
     def residual(self, x: Tensor) -> Tensor:
         return orthonormal.residual(x)
 
-    def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+    def random(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Tensor:
         """A point from the uniform (Haar) distribution."""
         self.check_shape(shape)
         default = torch.get_default_dtype()
@@ -73,7 +76,7 @@ class UnitaryGroup(MatrixGroup):
         return orthonormal.random(*shape, generator=generator, dtype=dtype, device=device)
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
-        return orthonormal.geodesic(x, v)
+        return RETRACTIONS["exp"].retract(x, v, METRIC)
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         """x·log(xᴴy) by the principal logarithm; differentiable, also at equal angles and at y = x.

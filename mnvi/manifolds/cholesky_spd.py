@@ -2,18 +2,19 @@
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._torch.dtypes import REAL
 from .._torch.tracing import plain_operations
 from ..linalg.definite import definite, floor, floored, one_plus, replace, safely_definite, shorten
 from ..linalg.elementary import real_inner, sym
-from ..linalg.shapes import Size
+from ..linalg.shapes import Size, check_square_point
 from ..linalg.solve import solve_triangular
 from .base import Manifold
-from .spd import SPD, check_square
+from .spd import SPD
 
 
-class CholeskySPD(Manifold):
+class CholeskySPD(Manifold[Tensor]):
     """Real lower-triangular A with a positive diagonal, shape (..., n, n), each standing for U = A Aᵀ.
 
     The metric is that of U among symmetric matrices, tr(δU δU'), as in ``SPD("euclidean")``. A tangent vector δA is
@@ -31,7 +32,7 @@ class CholeskySPD(Manifold):
     dtypes = REAL
 
     def check_shape(self, *shapes: Size) -> None:
-        check_square(self, *shapes)
+        check_square_point(shapes, f"a point of {self}")
 
     def project(self, x: Tensor) -> Tensor:
         """The factor of the same U, for any square matrix; a singular U is raised as in ``SPD.project``."""
@@ -68,7 +69,13 @@ class CholeskySPD(Manifold):
             ratio = _ratio(x).min().item()
             raise ValueError(f"not a point of {self}: λ_min/λ_max of A Aᵀ is {ratio:.2g}, singular in {x.dtype}")
 
-    def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+    def random(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Tensor:
         """The factor of what ``SPD.random`` draws."""
         return torch.linalg.cholesky(SPD().random(*shape, generator=generator, dtype=dtype, device=device))
 

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from ..linalg.elementary import real_inner
 from ..linalg.norm import norm
@@ -11,7 +12,7 @@ from ..linalg.shapes import Size
 from .base import Manifold, shapes
 
 
-class Euclidean(Manifold):
+class Euclidean(Manifold[Tensor]):
     """All arrays of a shape, with ⟨u, v⟩ = Re tr(uᴴv); straight lines are its geodesics.
 
     Arrays of any number of dimensions are points. Each coordinate is a point of its own for :meth:`squared_norm`, so
@@ -49,7 +50,13 @@ class Euclidean(Manifold):
     def residual(self, x: Tensor) -> Tensor:
         return torch.zeros(x.shape[:-2], dtype=x.real.dtype, device=x.device)
 
-    def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+    def random(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=dtype, device=device)
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ class GeneralLinear(LinearGroup):
     Raises:
         ValueError: for any other retraction.
 
-    Source: Andruchow, Larotonda, Recht & Varela (2014), 'The left invariant metric in the general linear group'.
+    Source: Andruchow, Larotonda, Recht & Varela (2014), 'The left invariant metric in the general linear group',
+    arXiv:1109.0520.
 
     Example:
         >>> manifold = GeneralLinear()

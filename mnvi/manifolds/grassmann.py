@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from ..linalg import orthonormal
 from ..linalg.elementary import identity, real_inner, sym
@@ -10,9 +11,11 @@ from ..linalg.quadrature import gauss_legendre
 from ..linalg.shapes import Size, check_thin
 from ..linalg.solve import inverse
 from .base import Manifold
+from .retractions import RETRACTIONS
+from .retractions.exp import geodesic
 
 
-class Grassmann(Manifold):
+class Grassmann(Manifold[Tensor]):
     """The p-dimensional subspaces of an n-dimensional space, each by any orthonormal basis x of shape (n, p), xᴴx = I.
 
     Bases xR of one subspace (R unitary) are one point. A tangent vector at x is the v with xᴴv = 0 that moves this
@@ -21,8 +24,8 @@ class Grassmann(Manifold):
     ``retract`` is (x + v)(I + vᴴv)^-½, of order 2. Unlike other bases of its span, this one is not turned within it
     (xᴴy is positive definite), and the transport, a projection, needs that.
 
-    Sources: Edelman, Arias & Smith (1998), section 2.5; Bendokat, Zimmermann & Absil (2024), 'A Grassmann manifold
-    handbook', sections 3 and 5.
+    Sources: Edelman, Arias & Smith (1998), section 2.5, arXiv:physics/9806030; Bendokat, Zimmermann & Absil (2024), 'A
+    Grassmann manifold handbook', sections 3 and 5, arXiv:2011.13699.
 
     Example:
         >>> manifold = Grassmann()
@@ -49,19 +52,25 @@ class Grassmann(Manifold):
         return self.tangent(x, euclidean_grad)
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
-        return orthonormal.polar(x, v)
+        return RETRACTIONS["polar"].retract(x, v, "euclidean")
 
     def residual(self, x: Tensor) -> Tensor:
         return orthonormal.residual(x)
 
-    def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+    def random(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Tensor:
         """An orthonormal basis from the uniform distribution."""
         self.check_shape(shape)
         return orthonormal.random(*shape, generator=generator, dtype=dtype, device=device)
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         """xV cos(Σ)Vᴴ + U sin(Σ)Vᴴ for v = UΣVᴴ: the Stiefel geodesic, of which xᴴv = 0 leaves this."""
-        return orthonormal.geodesic(x, v)
+        return geodesic(x, v)
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         """The shortest v with exp(x, v) = y, one of them where an angle between the subspaces is a right one.

@@ -1,9 +1,11 @@
 """Kronecker products of two matrices."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._torch.dtypes import REAL
 from ..linalg.definite import reach, shorten
@@ -15,7 +17,7 @@ from .base import Manifold
 Pair = tuple[Tensor, Tensor]
 
 
-class Kronecker(Manifold):
+class Kronecker(Manifold[Pair]):
     """Pairs (X, Y) of nonzero real matrices, (..., m, n) and (..., p, q), each standing for U = X ⊗ Y.
 
     The metric is that of U among all (mp × nq) matrices. A tangent vector (δX, δY) stands for δX ⊗ Y + X ⊗ δY, and of
@@ -82,7 +84,13 @@ class Kronecker(Manifold):
         a, b = (torch.linalg.matrix_norm(each / each.abs().amax((-2, -1), keepdim=True)) for each in x)
         return 0 * a * b
 
-    def random(self, *shape, generator: torch.Generator | None = None, dtype=None, device=None) -> Pair:
+    def random(
+        self,
+        *shape: Any,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Pair:
         """Standard normal factors of two shapes, as in ``random((4, 3), (2, 5))``; an int n stands for (n, n)."""
         shapes = square_shapes(shape)
         self.check_shape(*shapes)

@@ -1,19 +1,23 @@
 """The product of manifolds: one point of each."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from ..linalg.shapes import Size
-from .base import Manifold, Point, shapes
+from .base import Manifold, shapes
+
+Tensors = tuple[Tensor, ...]
 
 
-class Product(Manifold):
+class Product(Manifold[Tensors]):
     """Points of several manifolds together, with the sum of their inner products.
 
     A point is the tuple of all their tensors, in order: of ``Product(Stiefel(), Kronecker())`` it is (Q, X, Y).
-    ``exp``, ``log`` and ``dist`` work where all of them have one.
+    ``exp``, ``log`` and ``dist`` work where all of them have one, else the error is that of the one without.
 
     Args:
         manifolds: two or more manifolds.
@@ -39,33 +43,39 @@ class Product(Manifold):
         if len({shape[:-2] for shape in shapes}) > 1:
             raise ValueError(f"{self} needs shapes with the same batch, got {', '.join(map(str, shapes))}")
 
-    def check(self, x: Point) -> None:
+    def check(self, x: Tensors) -> None:
         self.check_shape(*shapes(self, x))
         for part, piece in zip(self._parts, self._cut(x), strict=True):
             part.check(piece)
 
-    def project(self, x: Point) -> Point:
+    def project(self, x: Tensors) -> Tensors:
         return self._map(lambda part, x: part.project(x), x)
 
-    def tangent(self, x: Point, v: Point) -> Point:
+    def tangent(self, x: Tensors, v: Tensors) -> Tensors:
         return self._map(lambda part, x, v: part.tangent(x, v), x, v)
 
-    def inner(self, x: Point, u: Point, v: Point) -> Tensor:
+    def inner(self, x: Tensors, u: Tensors, v: Tensors) -> Tensor:
         return self._sum(lambda part, x, u, v: part.inner(x, u, v), x, u, v)
 
-    def rgrad(self, x: Point, euclidean_grad: Point) -> Point:
+    def rgrad(self, x: Tensors, euclidean_grad: Tensors) -> Tensors:
         return self._map(lambda part, x, g: part.rgrad(x, g), x, euclidean_grad)
 
-    def retract(self, x: Point, v: Point) -> Point:
+    def retract(self, x: Tensors, v: Tensors) -> Tensors:
         return self._map(lambda part, x, v: part.retract(x, v), x, v)
 
-    def transport(self, x: Point, y: Point, v: Point) -> Point:
+    def transport(self, x: Tensors, y: Tensors, v: Tensors) -> Tensors:
         return self._map(lambda part, x, y, v: part.transport(x, y, v), x, y, v)
 
-    def residual(self, x: Point) -> Tensor:
+    def residual(self, x: Tensors) -> Tensor:
         return self._sum(lambda part, x: part.residual(x), x)
 
-    def random(self, *shape, generator: torch.Generator | None = None, dtype=None, device=None) -> Point:
+    def random(
+        self,
+        *shape: Any,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Tensors:
         """One shape for each tensor, as in ``random((5, 3), (4, 4))``."""
         if len(shape) != self.num_tensors:
             raise ValueError(f"random of {self} needs {self.num_tensors} shapes, one for each tensor, got {len(shape)}")
@@ -74,22 +84,22 @@ class Product(Manifold):
         options = {"generator": generator, "dtype": dtype, "device": device}
         return self._map(lambda part, shape: part.random(*shape, **options), shape)
 
-    def exp(self, x: Point, v: Point) -> Point:
+    def exp(self, x: Tensors, v: Tensors) -> Tensors:
         return self._map(lambda part, x, v: part.exp(x, v), x, v)
 
-    def log(self, x: Point, y: Point) -> Point:
+    def log(self, x: Tensors, y: Tensors) -> Tensors:
         return self._map(lambda part, x, y: part.log(x, y), x, y)
 
-    def dist(self, x: Point, y: Point) -> Tensor:
+    def dist(self, x: Tensors, y: Tensors) -> Tensor:
         return torch.linalg.vector_norm(torch.stack(self._each(lambda part, x, y: part.dist(x, y), x, y)), dim=0)
 
-    def squared_norm(self, x: Point, v: Point) -> Point:
+    def squared_norm(self, x: Tensors, v: Tensors) -> Tensors:
         return self._map(lambda part, x, v: part.squared_norm(x, v), x, v)
 
-    def norm_grad(self, x: Point) -> Point:
+    def norm_grad(self, x: Tensors) -> Tensors:
         return self._map(lambda part, x: part.norm_grad(x), x)
 
-    def _cut(self, x: Point) -> list[Point]:  # the tuple's pieces, each as its own manifold wants it
+    def _cut(self, x: tuple) -> list[Any]:  # the tuple's pieces, each as its own manifold wants it
         pieces, start = [], 0
         for part in self._parts:
             stop = start + part.num_tensors
@@ -97,14 +107,14 @@ class Product(Manifold):
             start = stop
         return pieces
 
-    def _each(self, function: Callable, *points: Point) -> list:
+    def _each(self, function: Callable[..., Any], *points: tuple) -> list[Any]:
         return [function(*each) for each in zip(self._parts, *map(self._cut, points), strict=True)]
 
-    def _map(self, function: Callable, *points: Point) -> Point:
+    def _map(self, function: Callable[..., Any], *points: tuple) -> Tensors:
         results = self._each(function, *points)
         return tuple(t for each in results for t in (each if isinstance(each, tuple) else (each,)))
 
-    def _sum(self, function: Callable, *points: Point) -> Tensor:
+    def _sum(self, function: Callable[..., Any], *points: tuple) -> Tensor:
         return torch.stack(self._each(function, *points)).sum(0)
 
     def __repr__(self) -> str:

@@ -4,17 +4,18 @@ import math
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._checks import one_of
 from .._torch.dtypes import REAL
 from ..linalg.definite import admissible, ensure_definite, largest, shorten
 from ..linalg.elementary import sym
-from ..linalg.shapes import Size, matrix_shape
+from ..linalg.shapes import Size, check_square_point
 from ._spd_metrics import METRICS
 from .base import Manifold
 
 
-class SPD(Manifold):
+class SPD(Manifold[Tensor]):
     """Real symmetric positive definite matrices, shape (..., n, n); tangent vectors are the symmetric matrices.
 
     The retraction takes a tangent vector and is the metric's exponential, until a step is so long that the exponential
@@ -45,7 +46,7 @@ class SPD(Manifold):
         self._metric = METRICS[metric]
 
     def check_shape(self, *shapes: Size) -> None:
-        check_square(self, *shapes)
+        check_square_point(shapes, f"a point of {self}")
 
     def project(self, x: Tensor) -> Tensor:
         """The symmetric part; if that is singular, its eigenvalues below n·eps of the largest (n ≥ 10) raised to it."""
@@ -83,7 +84,13 @@ class SPD(Manifold):
             ratio = (eigenvalues[..., 0] / eigenvalues[..., -1]).min().item()
             raise ValueError(f"not a point of {self}: λ_min/λ_max is {ratio:.2g}, singular in {x.dtype}")
 
-    def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+    def random(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Tensor:
         """I + G Gᵀ/n, G standard normal."""
         self.check_shape(shape)
         self.check_dtype(dtype)
@@ -99,12 +106,3 @@ class SPD(Manifold):
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         return self._metric.dist(x, y)
-
-
-def check_square(manifold: Manifold, *shapes: Size) -> None:
-    """Raise ValueError unless there is one shape, (..., n, n)."""
-    if len(shapes) != 1:
-        raise ValueError(f"a point of {manifold} needs one tensor, got {len(shapes)}")
-    n, p = matrix_shape(shapes[0], str(manifold))
-    if n != p:
-        raise ValueError(f"{manifold} needs a shape (..., n, n), got {tuple(shapes[0])}")

@@ -1,19 +1,21 @@
 """Kronecker products of two symmetric positive definite matrices, in the coordinates of their Cholesky factors."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._torch.dtypes import REAL
-from ..linalg.shapes import Size
+from ..linalg.shapes import Size, check_square
 from .base import Manifold
 from .cholesky_spd import CholeskySPD, lift, pull, push
 from .kronecker import Kronecker, Pair, check_pair, square_shapes
-from .spd import check_square
 
 FACTOR, PRODUCT = CholeskySPD(), Kronecker()
 
 
-class SPDKronecker(Manifold):
+class SPDKronecker(Manifold[Pair]):
     """Pairs (A, B) of real Cholesky factors, (..., n, n) and (..., p, p), each standing for U = A Aᵀ ⊗ B Bᵀ.
 
     That is the row and column covariance of a matrix-normal distribution. It is :class:`Kronecker` with X = A Aᵀ and
@@ -37,7 +39,7 @@ class SPDKronecker(Manifold):
     def check_shape(self, *shapes: Size) -> None:
         check_pair(self, *shapes)
         for shape in shapes:
-            check_square(self, shape)
+            check_square(shape, f"each factor of a point of {self}")
 
     def project(self, x: Pair) -> Pair:
         return FACTOR.project(x[0]), FACTOR.project(x[1])
@@ -71,7 +73,13 @@ class SPDKronecker(Manifold):
         for factor in x:
             FACTOR.check(factor)
 
-    def random(self, *shape, generator: torch.Generator | None = None, dtype=None, device=None) -> Pair:
+    def random(
+        self,
+        *shape: Any,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Pair:
         """Two draws of ``CholeskySPD.random``, as in ``random((4, 4), (3, 3))`` or ``random(4, 3)``."""
         shapes = square_shapes(shape)
         self.check_shape(*shapes)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from ..linalg.elementary import identity
 from ..linalg.solve import slogdet
@@ -20,7 +21,8 @@ class SpecialLinear(LinearGroup):
     Raises:
         ValueError: for any other retraction.
 
-    Source: Andruchow, Larotonda, Recht & Varela (2014), 'The left invariant metric in the general linear group'.
+    Source: Andruchow, Larotonda, Recht & Varela (2014), 'The left invariant metric in the general linear group',
+    arXiv:1109.0520.
 
     Example:
         >>> manifold = SpecialLinear()
@@ -45,6 +47,12 @@ class SpecialLinear(LinearGroup):
         sign, log_size = slogdet(x)
         return (sign * log_size.exp() - 1).abs()
 
-    def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+    def random(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Tensor:
         """A rotation from the uniform distribution times I + G Gᵀ/n, G standard normal, scaled to determinant 1."""
         return self.project(super().random(*shape, generator=generator, dtype=dtype, device=device))

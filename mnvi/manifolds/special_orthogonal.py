@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from ..linalg.polar import polar_factor
 from ..linalg.solve import slogdet
@@ -31,7 +32,13 @@ class SpecialOrthogonal(UnitaryGroup):
         sign, log_size = slogdet(x)
         return super().residual(x) + (sign * log_size.exp() - 1).abs()
 
-    def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+    def random(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Tensor:
         """A rotation from the uniform (Haar) distribution."""
         x = super().random(*shape, generator=generator, dtype=dtype, device=device)
         sign = slogdet(x)[0][..., None, None]

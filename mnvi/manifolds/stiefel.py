@@ -1,9 +1,8 @@
 """The Stiefel manifold: matrices with orthonormal columns."""
 
-import math
-
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._checks import one_of
 from ..linalg import orthonormal
@@ -11,18 +10,19 @@ from ..linalg.elementary import real_inner
 from ..linalg.polar import polar_factor
 from ..linalg.shapes import Size, check_thin
 from .base import Manifold
+from .retractions import RETRACTIONS
 
-BETA = {"canonical": 0.5, "euclidean": 1.0}  # of the family of metrics in orthonormal.geodesic
-ORDER = {("canonical", "cayley"): 2, ("euclidean", "polar"): 2}  # 1 for the others, ∞ for the exponential
+METRICS = ("canonical", "euclidean")
 
 
-class Stiefel(Manifold):
+class Stiefel(Manifold[Tensor]):
     """The x of shape (n, p), n ≥ p, with xᴴx = I; v is tangent where xᴴv is skew-Hermitian. Real or complex.
 
     Args:
         metric: ``"canonical"``, ⟨u, v⟩ = Re tr uᴴ(I − ½xxᴴ)v, which counts every degree of freedom once, or
             ``"euclidean"``, Re tr uᴴv, that of the surrounding space, which counts those of xᴴv twice.
-        retraction: how :meth:`retract` takes a step; each takes a tangent vector and costs O(np² + p³).
+        retraction: how :meth:`retract` takes a step, a row of :data:`mnvi.manifolds.retractions.RETRACTIONS`; each
+            takes a tangent vector and costs O(np² + p³).
             ``"qr"``: the Q of x + v, by far the fastest, of order 1.
             ``"cayley"``: a Cayley transform by a p×p solve, of order 2 under the canonical metric, else 1.
             ``"polar"``: the nearest point to x + v, of order 2 under the Euclidean metric, else 1.
@@ -32,8 +32,9 @@ class Stiefel(Manifold):
         ValueError: for any other metric or retraction.
 
     ``exp`` is known in closed form under both metrics; ``log`` and ``dist`` are not.
-    Sources: Edelman, Arias & Smith (1998), 'The Geometry of Algorithms with Orthogonality Constraints', section 2;
-    Wen & Yin (2013), 'A feasible method for optimization with orthogonality constraints'.
+    Sources: Edelman, Arias & Smith (1998), 'The Geometry of Algorithms with Orthogonality Constraints', section 2,
+    arXiv:physics/9806030; Wen & Yin (2013), 'A feasible method for optimization with orthogonality constraints',
+    doi:10.1007/s10107-012-0584-1.
 
     Example:
         >>> manifold = Stiefel()
@@ -44,12 +45,12 @@ class Stiefel(Manifold):
     constant_norm = True
 
     def __init__(self, metric: str = "canonical", retraction: str = "qr") -> None:
-        self.metric = one_of("metric", metric, tuple(BETA))
-        self.retraction = one_of("retraction", retraction, (*orthonormal.RETRACTIONS, "exp"))
+        self.metric = one_of("metric", metric, METRICS)
+        self.retraction = one_of("retraction", retraction, tuple(RETRACTIONS))
 
     @property
     def order(self) -> float:  # type: ignore[override]
-        return math.inf if self.retraction == "exp" else ORDER.get((self.metric, self.retraction), 1)
+        return RETRACTIONS[self.retraction].order(self.metric)
 
     def check_shape(self, *shapes: Size) -> None:
         check_thin(shapes, f"a point of {self}")
@@ -73,15 +74,21 @@ class Stiefel(Manifold):
         return (x @ -(euclidean_grad.mH @ x)).add_(euclidean_grad)
 
     def retract(self, x: Tensor, v: Tensor) -> Tensor:
-        return self.exp(x, v) if self.retraction == "exp" else orthonormal.RETRACTIONS[self.retraction](x, v)
+        return RETRACTIONS[self.retraction].retract(x, v, self.metric)
 
     def residual(self, x: Tensor) -> Tensor:
         return orthonormal.residual(x)
 
-    def random(self, *shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+    def random(
+        self,
+        *shape: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Tensor:
         """A point from the uniform distribution."""
         self.check_shape(shape)
         return orthonormal.random(*shape, generator=generator, dtype=dtype, device=device)
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
-        return orthonormal.geodesic(x, v, BETA[self.metric])
+        return RETRACTIONS["exp"].retract(x, v, self.metric)

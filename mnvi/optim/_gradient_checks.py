@@ -1,18 +1,10 @@
 """Checks that the optimisers share; each raises before anything is changed."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
-
-from .._checks import number
-
-
-def non_negative(name: str, value: Any) -> None:
-    """Raise TypeError or ValueError unless ``value`` is a finite number ≥ 0."""
-    number(name, value, 0)
 
 
 def check_gradients(params: Sequence[Tensor], name: Callable[[Tensor], str]) -> None:

@@ -1,4 +1,4 @@
-"""What the Riemannian optimisers share: checks, the loop over points, re-projection, saving and loading."""
+"""Riemannian optimisers: checks, the loop over points, re-projection, saving and loading; a rule is a subclass."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .._checks import instance, positive_int
-from ..linalg.elementary import tensors
+from .._checks import instance, number, positive_int
 from ..manifolds import Euclidean, Manifold
-from ..manifolds.base import Point
-from ._gradient_checks import check_gradients, first_non_finite, non_negative
+from ..manifolds.base import Point, tensors
+from ._gradient_checks import check_gradients, first_non_finite
 
 OPTIONAL = ("manifold", "reproject_every", "differentiable")  # in a saved group; torch adds the last by itself
 
@@ -54,8 +53,8 @@ class RiemannianOptimizer(Optimizer, ABC):
         lr = options["lr"]
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
-        non_negative("lr", lr.item() if isinstance(lr, Tensor) else lr)
-        non_negative("weight_decay", options["weight_decay"])
+        number("lr", lr.item() if isinstance(lr, Tensor) else lr, 0)
+        number("weight_decay", options["weight_decay"], 0)
         if options["reproject_every"]:
             positive_int("reproject_every", options["reproject_every"])
 

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .._checks import one_of
+from .._checks import number, one_of
 from ..linalg.givens import exponential_, rotate_
 from ..manifolds import Euclidean, Orthogonal, SpecialOrthogonal
 from ..manifolds.base import Point
-from ._gradient_checks import check_gradients, first_non_finite, non_negative
+from ._gradient_checks import check_gradients, first_non_finite
 from ._matching import block_size, check_block, numbers, select
 from .base import Options, RiemannianOptimizer, State
-from .riemannian_adam import RiemannianAdam
+from .riemannian_adam import RiemannianAdam, check_betas
 from .riemannian_sgd import RiemannianSGD
 
 MOMENTS = ("turns", "exp_avg", "exp_avg_sq")  # of the Adam-like rule, the first how often a coordinate was chosen
@@ -74,7 +74,8 @@ class CoordinateDescent(RiemannianOptimizer):
             its group's manifold.
 
     Source: Massart & Abrol, 'Coordinate descent on the orthogonal group for recurrent neural network training' (2022),
-    algorithm 2. They take blocks that are not disjoint; the matchings and the rules with moments are additions.
+    algorithm 2, arXiv:2108.00051. They take blocks that are not disjoint; the matchings and the rules with moments are
+    additions.
 
     Example:
         >>> groups = [{"params": [point], "manifold": Orthogonal()}, {"params": others}]
@@ -119,10 +120,10 @@ class CoordinateDescent(RiemannianOptimizer):
         check_block(options["block"])
         if not isinstance(options["disjoint"], bool):
             raise TypeError(f"disjoint must be True or False, got {options['disjoint']!r}")
-        non_negative("momentum", options["momentum"])
-        non_negative("eps", options["eps"])
+        number("momentum", options["momentum"], 0)
+        number("eps", options["eps"], 0)
         if options.get("betas") is not None:
-            _check_betas(options["betas"])
+            check_betas(options["betas"])
             if options["momentum"]:
                 raise ValueError(f"betas {options['betas']} replace momentum, got momentum {options['momentum']} too")
 
@@ -156,15 +157,16 @@ class CoordinateDescent(RiemannianOptimizer):
 
         All have the shape (k,); neither ``x`` nor ``count`` matters.
         """
+        gradient, moments = cast(Tensor, gradient), cast(dict[str, Tensor], state)
         if group.get("betas"):
             beta1, beta2 = group["betas"]
-            new = {"turns": state["turns"] + 1}
-            new["exp_avg"] = m = state["exp_avg"].lerp(gradient, 1 - beta1)
-            new["exp_avg_sq"] = v = state["exp_avg_sq"].lerp(gradient.square(), 1 - beta2)
+            new: dict[str, Any] = {"turns": moments["turns"] + 1}
+            new["exp_avg"] = m = moments["exp_avg"].lerp(gradient, 1 - beta1)
+            new["exp_avg_sq"] = v = moments["exp_avg_sq"].lerp(gradient.square(), 1 - beta2)
             m, v = m / (1 - beta1 ** new["turns"]), v / (1 - beta2 ** new["turns"])
             return -group["lr"] * m / (v.sqrt() + group["eps"]), new
         if group["momentum"]:
-            buffer = group["momentum"] * state[self.moment] + gradient
+            buffer = group["momentum"] * moments[self.moment] + gradient
             return -group["lr"] * buffer, {self.moment: buffer}
         return -group["lr"] * gradient, {}
 
@@ -221,7 +223,8 @@ class CoordinateDescent(RiemannianOptimizer):
             table = tables.get(name)
             state[name] = torch.zeros_like(derivatives) if table is None else table[index][numbers(pairs, d)]
         gradient = -derivatives if group["maximize"] else derivatives
-        theta, new = self.tangent_step(group, p[index], gradient, state, tables.get("step", 0) + 1)
+        moved = self.tangent_step(group, p[index], gradient, state, tables.get("step", 0) + 1)
+        theta, new = cast(tuple[Tensor, dict[str, Tensor]], moved)
         return _Plan(p, index, disjoint, pairs, derivatives, theta.to(p.dtype), new)
 
     def _check_plans(self, plans: "list[_Plan]") -> None:
@@ -258,16 +261,9 @@ class _Plan(NamedTuple):
     pairs: Tensor  # shape: (2, k)
     derivatives: Tensor  # shape: (k,)
     theta: Tensor  # shape: (k,)
-    new: State  # moments, shape: (k,)
+    new: dict[str, Tensor]  # moments, shape: (k,)
 
 
 def _matrices(p: Tensor) -> product:
     """The indices of the matrices of a batch; one that is empty for a single matrix."""
     return product(*map(range, p.shape[:-2]))
-
-
-def _check_betas(betas: Any) -> None:
-    if not isinstance(betas, (tuple, list)):
-        raise TypeError(f"betas must be two numbers or None, got {betas!r}")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
+from .._checks import number
 from ..manifolds.base import Point
-from ._gradient_checks import non_negative
 from .base import Options, RiemannianOptimizer, State, each
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -40,7 +40,11 @@ class RiemannianAdam(RiemannianOptimizer):
     Raises:
         TypeError, ValueError: an option is out of range, or a parameter is not a point of its group's manifold.
 
-    Source: Bécigneul & Ganea, 'Riemannian adaptive optimization methods' (2019), algorithm 1.
+    On ``Stiefel(retraction="cayley")`` this is Riemannian Adam with exact Cayley steps, not the Cayley ADAM of Li, Li &
+    Todorovic (2020), arXiv:2002.01113, which takes the second moment of the Euclidean gradient, a skew-symmetric
+    momentum, a step of bounded length, and two fixed-point iterations for the Cayley transform.
+
+    Source: Bécigneul & Ganea, 'Riemannian adaptive optimization methods' (2019), algorithm 1, arXiv:1810.00760.
 
     Example:
         >>> optimiser = RiemannianAdam([{"params": [q], "manifold": Orthogonal()}, {"params": others}], lr=1e-3)
@@ -67,11 +71,8 @@ class RiemannianAdam(RiemannianOptimizer):
 
     def check_options(self, options: Options) -> None:
         super().check_options(options)
-        non_negative("eps", options["eps"])
-        if not isinstance(options["betas"], (tuple, list)):
-            raise TypeError(f"betas must be two numbers, got {options['betas']!r}")
-        if len(options["betas"]) != 2 or not all(0 <= beta < 1 for beta in options["betas"]):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {options['betas']}")
+        number("eps", options["eps"], 0)
+        check_betas(options["betas"])
 
     def tangent_step(self, group: Options, x: Point, gradient: Point, state: State, count: int) -> tuple[Point, State]:
         beta1, beta2 = group["betas"]
@@ -102,3 +103,11 @@ class RiemannianAdam(RiemannianOptimizer):
         options = {name: group[name] for name in ("lr", "eps", "weight_decay", "amsgrad", "maximize")}
         steps = [state["step"] for state in states]
         adam(params, grads, exp_avg, exp_avg_sq, largest, steps, beta1=beta1, beta2=beta2, **options)
+
+
+def check_betas(betas: Any) -> None:
+    """Raise TypeError or ValueError unless ``betas`` are two numbers in [0, 1)."""
+    if not isinstance(betas, (tuple, list)):
+        raise TypeError(f"betas must be two numbers, got {betas!r}")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")

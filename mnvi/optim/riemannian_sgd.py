@@ -1,14 +1,12 @@
 """Stochastic gradient descent on manifolds."""
 
-import math
-from numbers import Real
 from typing import Any
 
 from torch import Tensor
 from torch.optim.sgd import sgd
 
+from .._checks import number
 from ..manifolds.base import Point
-from ._gradient_checks import non_negative
 from .base import Options, RiemannianOptimizer, State, each
 
 
@@ -37,7 +35,8 @@ class RiemannianSGD(RiemannianOptimizer):
     Raises:
         TypeError, ValueError: an option is out of range, or a parameter is not a point of its group's manifold.
 
-    Source: Bonnabel, 'Stochastic gradient descent on Riemannian manifolds' (2013); Absil, Mahony & Sepulchre (2008).
+    Sources: Bonnabel, 'Stochastic gradient descent on Riemannian manifolds' (2013), arXiv:1111.5280; Absil, Mahony &
+    Sepulchre, 'Optimization Algorithms on Matrix Manifolds' (2008), doi:10.1515/9781400830244.
 
     Example:
         >>> groups = [{"params": [model.kernel], "manifold": Stiefel(), "lr": 0.1}, {"params": model.head.parameters()}]
@@ -65,9 +64,8 @@ class RiemannianSGD(RiemannianOptimizer):
 
     def check_options(self, options: Options) -> None:
         super().check_options(options)
-        non_negative("momentum", options["momentum"])
-        if not isinstance(options["dampening"], Real) or not math.isfinite(options["dampening"]):
-            raise ValueError(f"dampening must be a finite number, got {options['dampening']!r}")
+        number("momentum", options["momentum"], 0)
+        number("dampening", options["dampening"])
         if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 

@@ -10,7 +10,7 @@ from .._checks import one_of
 from .._torch.autocast import full_precision
 from .._torch.dtypes import COMPLEX, REAL
 from .._torch.tracing import fixed_sizes
-from ..linalg.shapes import Size
+from ..linalg.shapes import Size, is_square
 from ..linalg.solve import slogdet
 from ..manifolds import Manifold
 from ._initial_skew import INITS
@@ -180,7 +180,7 @@ def check_determinant(matrix: Tensor, determinant: int, what: str, cure: str) ->
 def check_square(size: Size, what: str) -> None:
     """Raise ValueError unless ``size`` is (..., n, n), n ≥ 1."""
     *_, n, p = size
-    if n != p or not n:
+    if not is_square(size) or not n:
         sides = f"sides of {n} and {p}"
         raise ValueError(
             f"{what} needs a square weight, got {sides}; TCWY, OWN and Trivialization(Stiefel()) take these"

@@ -40,7 +40,7 @@ class Exponential(SkewParametrization):
         return 0 if self.determinant == 1 else 1
 
     def phi(self, a: Tensor) -> Tensor:
-        return exponential(a, tangent=True)
+        return exponential(a, skew_hermitian=True)
 
     def inverse(self, q: Tensor) -> Tensor:
         return logarithm(q)

@@ -19,6 +19,8 @@ from mnvi.linalg.logarithm import logarithm
 from mnvi.linalg.polar import corrected, polar_factor
 from mnvi.linalg.rotation_mesh import turn_layers, turns
 from mnvi.linalg.solve import inverse, slogdet, solve
+from mnvi.manifolds.retractions import RETRACTIONS
+from mnvi.manifolds.retractions.exp import geodesic
 
 REAL = (torch.float32, torch.float64)
 FIELDS = (*REAL, torch.complex64, torch.complex128)
@@ -57,6 +59,11 @@ def step(batch, n, dtype, size=0.5):
     """An orthonormal x with a tangent vector whose columns have about the length ``size``."""
     x = orthonormal.random(*batch, n, thin(n), dtype=dtype)
     return x, orthonormal.tangent(x, size / n**0.5 * normal(*x.shape, dtype=dtype))
+
+
+def on_point(name):
+    """The retraction of this name; only the exponential depends on the metric."""
+    return functools.partial(RETRACTIONS[name].retract, metric="canonical")
 
 
 def on_skew(function):
@@ -241,12 +248,12 @@ CASES = {
         lambda batch, n, dtype: (normal(*batch, 2, n, dtype=dtype), skewed(*batch, n=n, dtype=dtype)),
         lambda x, a: x @ dense_cayley(np_skew(a)),
     ),
-    "qr": Case(orthonormal.qr, step, positive_qr),
-    "polar": Case(orthonormal.polar, step, lambda x, v: scipy.linalg.polar(x + v)[0]),
-    "cayley": Case(orthonormal.cayley, step, dense_retraction),
-    "canonical-geodesic": Case(orthonormal.geodesic, step, functools.partial(dense_geodesic, beta=0.5)),
+    "qr": Case(on_point("qr"), step, positive_qr),
+    "polar": Case(on_point("polar"), step, lambda x, v: scipy.linalg.polar(x + v)[0]),
+    "cayley": Case(on_point("cayley"), step, dense_retraction),
+    "canonical-geodesic": Case(geodesic, step, functools.partial(dense_geodesic, beta=0.5)),
     "euclidean-geodesic": Case(
-        functools.partial(orthonormal.geodesic, beta=1.0), step, functools.partial(dense_geodesic, beta=1.0)
+        functools.partial(geodesic, beta=1.0), step, functools.partial(dense_geodesic, beta=1.0)
     ),
     "symmetric-exponential": spectral_case(spectral.exp, np.exp),
     "symmetric-logarithm": spectral_case(spectral.log, np.log, shift=3.0),

@@ -111,7 +111,7 @@ def test_second_derivatives(make, dtype):
 @pytest.mark.parametrize("scale", [0.1, 6.0])
 def test_the_skew_part_of_the_gradient_is_enough_for_a_matrix_made_skew(dtype, scale):
     def short(x):
-        return exponential(x - x.mH, tangent=True)
+        return exponential(x - x.mH, skew_hermitian=True)
 
     x = (scale * torch.randn(2, 3, 3, dtype=dtype)).requires_grad_()
     assert gradcheck(short, x)
@@ -240,7 +240,7 @@ def test_three_products_for_each_of_the_polynomial_and_each_squaring(norm, corne
     assert counter.count == products
     if corner < 0:
         with Products() as counter:
-            exponential(a, tangent=True).sum().backward()
+            exponential(a, skew_hermitian=True).sum().backward()
         assert counter.count == products - 1
 
 
@@ -334,8 +334,8 @@ def test_a_compiled_call_has_forward_derivatives():
         (torch.full((2, 2), math.nan), r"a weight must be finite, got NaN or infinite entries in shape \(1, 2, 2\)"),
         (torch.tensor([[0, math.inf], [-math.inf, 0]]), "a weight must be finite"),
         (torch.tensor([[0, complex(0, math.nan)], [0, 0]]), "a weight must be finite"),
-        (torch.zeros(3, 2), r"a weight must have a square shape \(..., n, n\), got \(3, 2\)"),
-        (torch.zeros(3), r"a weight must have a square shape \(..., n, n\), got \(3,\)"),
+        (torch.zeros(3, 2), r"a weight needs a square shape \(..., n, n\), got \(3, 2\)"),
+        (torch.zeros(3), r"a weight needs a square shape \(..., n, n\), got \(3,\)"),
         (torch.zeros(2, 2, dtype=torch.float16), r"a weight must have a dtype of .*, got torch\.float16"),
         (torch.zeros(2, 2, dtype=torch.int64), r"a weight must have a dtype of .*, got torch\.int64"),
     ],

@@ -17,8 +17,10 @@ from mnvi.linalg.exponential import exponential
 from mnvi.linalg.exponential_rows import exponential_rows
 from mnvi.linalg.polar import corrected, polar_factor
 from mnvi.linalg.rotation_mesh import turn_layers, turns
+from mnvi.manifolds.retractions import RETRACTIONS
+from mnvi.manifolds.retractions.exp import geodesic
 from tests.cases import cases
-from tests.linalg.cases import CASES, FIELDS, REAL, Case, dense_reflections, layer_sizes, normal
+from tests.linalg.cases import CASES, FIELDS, REAL, Case, dense_reflections, layer_sizes, normal, on_point
 
 DOUBLE = {"real": torch.float64, "complex": torch.complex128}
 OF_DOUBLE = [
@@ -428,9 +430,9 @@ ORTHONORMAL = {
     **{
         f"{name}{'-square' * is_square}": (tangent_step(function), FIELDS, is_square)
         for name, function in {
-            **orthonormal.RETRACTIONS,
-            "canonical-geodesic": orthonormal.geodesic,
-            "euclidean-geodesic": lambda x, v: orthonormal.geodesic(x, v, 1.0),
+            **{name: on_point(name) for name in RETRACTIONS if name != "exp"},
+            "canonical-geodesic": geodesic,
+            "euclidean-geodesic": lambda x, v: geodesic(x, v, 1.0),
         }.items()
         for is_square in (False, True)
     },

@@ -286,5 +286,5 @@ def test_what_does_not_fit_is_refused(bad):
 
 @pytest.mark.parametrize("function", [lambda a: solve(a, torch.randn(2, 5, 1)), inverse, slogdet])
 def test_matrices_that_are_not_square_are_refused(function):
-    with pytest.raises(ValueError, match=r"square matrices of shape \(..., n, n\), got \(2, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"needs a square shape \(..., n, n\), got \(2, 5, 4\)"):
         function(torch.randn(2, 5, 4))

@@ -1,5 +1,6 @@
-"""The table of manifolds that every law of test_manifolds.py runs on: a new manifold is one row."""
+"""The tables that the laws of test_laws.py run on: a new manifold or retraction is one row."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,7 +78,13 @@ def projector(x):
     return x @ x.mH
 
 
-RETRACTIONS = ("qr", "cayley", "polar", "exp")
+# Their orders: under the canonical and the Euclidean metric of Stiefel, and on the groups.
+RETRACTIONS = {
+    "qr": (1, 1, 1),
+    "cayley": (2, 1, 2),
+    "polar": (1, 2, 2),
+    "exp": (math.inf, math.inf, math.inf),
+}
 THIN = ((3,), (3, 4), (2, 3, 4), (0, 0))  # too few sizes, or fewer rows than columns
 
 MANIFOLDS |= {

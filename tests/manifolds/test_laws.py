@@ -1,10 +1,12 @@
-"""The laws of :class:`mnvi.manifolds.Manifold`, run on every row of ``manifold_cases.MANIFOLDS``."""
+"""The laws of :class:`mnvi.manifolds.Manifold`, run on every row of ``cases.MANIFOLDS``."""
 
 import math
+import re
 
 import pytest
 import torch
 
+from mnvi.manifolds import SPD, Manifold, Product, Stiefel
 from tests.cases import cases
 from tests.laws import assert_close
 from tests.manifolds.cases import MANIFOLDS, Case
@@ -183,6 +185,27 @@ def test_transport_lands_in_the_tangent_space(case):
     tree(assert_close, manifold.tangent(y, moved), moved)
     tree(assert_close, manifold.transport(x, x, v), v)
     tree(assert_close, manifold.transport(x, y, plus(u, v, 2.0)), plus(manifold.transport(x, y, u), moved, 2.0))
+
+
+@EVERY
+def test_what_has_no_closed_form_is_missing_and_the_error_names_it(case):
+    manifold = case.manifold
+    for form in ("exp", "log", "dist"):
+        assert getattr(Manifold, form).__doc__
+        if form in case.closed or isinstance(manifold, Product):
+            assert hasattr(manifold, form)
+            continue
+        assert not hasattr(manifold, form)
+        assert not hasattr(type(manifold), form)
+        with pytest.raises(AttributeError, match=f"{re.escape(repr(manifold))} has no {form} in closed form; use "):
+            getattr(manifold, form)
+
+
+def test_a_product_names_the_manifold_that_has_no_closed_form():
+    manifold = Product(SPD(), Stiefel())
+    x = manifold.random((3, 3), (4, 2))
+    with pytest.raises(AttributeError, match=r"^Stiefel\(.*\) has no log in closed form; use tangent\(x, y - x\)"):
+        manifold.log(x, x)
 
 
 @WITH_EXP

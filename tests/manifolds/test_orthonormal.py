@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mnvi.linalg.polar import polar_factor
-from mnvi.manifolds import Grassmann, Orthogonal, SpecialOrthogonal, Stiefel, Unitary
+from mnvi.manifolds import Grassmann, Orthogonal, SpecialOrthogonal, Stiefel, Unitary, retractions
 from tests.cases import cases
 from tests.laws import assert_close
 from tests.manifolds import test_laws as laws
@@ -481,8 +481,13 @@ def test_arguments_are_checked():
 def test_names_say_what_was_asked_for():
     assert repr(Stiefel("euclidean", "polar")) == "Stiefel(metric='euclidean', retraction='polar')"
     assert repr(Unitary("cayley")) == "Unitary(retraction='cayley')"
-    assert [Stiefel("canonical", each).order for each in RETRACTIONS] == [1, 2, 1, math.inf]
-    assert [Stiefel("euclidean", each).order for each in RETRACTIONS] == [1, 1, 2, math.inf]
+
+
+def test_every_retraction_has_the_orders_of_its_row():
+    assert set(retractions.RETRACTIONS) == set(RETRACTIONS)
+    for name, orders in RETRACTIONS.items():
+        manifolds = (Stiefel("canonical", name), Stiefel("euclidean", name), Orthogonal(name))
+        assert tuple(each.order for each in manifolds) == orders
 
 
 # Negative controls: the laws see a wrong sign, factor or order.

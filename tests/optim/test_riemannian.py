@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mnvi.linalg.elementary import real_inner, tensors
+from mnvi.linalg.elementary import real_inner
 from mnvi.linalg.shapes import matrix_shape
 from mnvi.manifolds import SPD, Euclidean, Grassmann, Kronecker, Manifold, Orthogonal, Product, Stiefel, Unitary
+from mnvi.manifolds.base import tensors
 from mnvi.optim import RiemannianAdam, RiemannianSGD
 from tests.cases import cases
 from tests.laws import assert_close
