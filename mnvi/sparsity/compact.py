@@ -1,4 +1,4 @@
-"""Cut what pruning left without effect out of a network."""
+"""Compaction: what pruning left without effect is cut out of a network."""
 
 import copy
 from collections.abc import Iterator

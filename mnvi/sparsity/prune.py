@@ -1,4 +1,4 @@
-"""Drop the weights, rows or columns that score lowest, by masking them."""
+"""Pruning: the weights, rows or columns that score lowest are dropped by masking them."""
 
 import math
 from collections.abc import Callable, Iterable
