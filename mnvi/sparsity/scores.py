@@ -1,4 +1,4 @@
-"""How much a weight, a row or a column of a Bayesian layer matters; the lowest scores are pruned first.
+"""Scores: how much a weight, a row or a column of a Bayesian layer matters; the lowest scores are pruned first.
 
 A score is any callable ``score(layer, groups)`` that returns a number for each weight, in weight's shape, for
 ``groups="weights"`` and one for each unit, (rows,) or (columns,), otherwise. Rows are output units or channels, columns
