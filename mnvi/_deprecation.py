@@ -1,10 +1,14 @@
 """Old public names that go on working for one version, with a warning."""
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 REMOVED_IN = "0.3"
 
@@ -28,6 +32,45 @@ def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
         return getattr(sys.modules[module], names[name])
 
     return __getattr__
+
+
+def renamed_argument(old: str, new: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+    """A decorator of functions whose keyword ``old`` is now called ``new``.
+
+    Raises:
+        TypeError: in the decorated function, both are given.
+    """
+
+    def decorate(function: Callable[P, Result]) -> Callable[P, Result]:
+        @functools.wraps(function)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> Result:
+            if old in kwargs:
+                if new in kwargs:
+                    raise TypeError(f"{function.__qualname__}() got {new}= and {old}=, which is its old name")
+                warn_renamed(f"the argument {old}= of {function.__qualname__}()", f"{new}=")
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    return decorate
+
+
+def renamed_attribute(old: str, new: str) -> Any:
+    """A property that reads and writes the attribute ``new`` under its ``old`` name."""
+
+    def warn(owner: Any) -> None:
+        warn_renamed(f"{type(owner).__name__}.{old}", f"{type(owner).__name__}.{new}", stacklevel=4)
+
+    def read(owner: Any) -> Any:
+        warn(owner)
+        return getattr(owner, new)
+
+    def write(owner: Any, value: Any) -> None:
+        warn(owner)
+        setattr(owner, new, value)
+
+    return property(read, write)
 
 
 def moved(module: str, **members: Any) -> None:

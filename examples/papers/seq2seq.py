@@ -17,7 +17,6 @@ from examples.papers.recurrent import KERNELS
 from examples.papers.sentences import EOS, PAD, SOS
 from mnvi.parametrizations import CWY, Cayley, Parametrization
 from mnvi.rnn import OrthogonalRNN
-from mnvi.rnn._kernels import factors
 
 GATED: dict[str, tuple[Callable[[int, int], nn.Module], Callable[[int, int], nn.Module]]] = {
     "rnn": (nn.RNN, nn.RNNCell),
@@ -61,7 +60,7 @@ class OrthogonalCell(OrthogonalRNN):
 
     def stepper(self) -> Callable[[Tensor, Tensor], Tensor]:
         """What makes h_t of x_t (batch, m) and h_{t−1}. The kernel is mapped here, once for all steps."""
-        kernel, sigma = factors(self.kernels[0]), NONLINEARITIES[self.nonlinearity]
+        kernel, sigma = self.kernel_factors(), NONLINEARITIES[self.nonlinearity]
 
         def step(x: Tensor, h: Tensor) -> Tensor:
             z = self.inputs[0](x)

@@ -85,6 +85,10 @@ class BayesianLayer(PrunableLayer):
             weight = self.weight + deviation.view_as(self.weight).to(self.weight.dtype)
         return self.masked(weight)
 
+    def current_weight(self) -> Tensor:
+        """The weight of one use: a draw where the layer is sampling, else the mean; in the layer's own shape."""
+        return self.draw_weight() if self.samples else self.mean_weight()
+
     def distribution(self) -> Distribution:
         """The distribution of the (n, p) weight matrix, before any pruning; gradients flow through it.
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .._deprecation import renamed
+from .._deprecation import moved, renamed
 from .base import Likelihood
 from .bernoulli import Bernoulli
 from .categorical import Categorical
@@ -27,3 +27,5 @@ __all__ = [
 
 if not TYPE_CHECKING:
     __getattr__ = renamed(__name__, {"Standardised": "Standardized"})
+
+moved(f"{__name__}.standardised", Standardised=Standardized)

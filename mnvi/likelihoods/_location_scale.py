@@ -1,8 +1,9 @@
-"""Real targets around the model's output, with a scale that is known or learnt."""
+"""Likelihoods of real targets around the model's output, with a scale that is known or learnt."""
 
 from abc import ABC
 from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class LocationScale(Likelihood, ABC):
         """The log-scale in the type of the draws, which is never a half."""
         return self.log_scale.to(first(draws).dtype)
 
-    def read(self, output) -> Tensor:
+    def read(self, output: Any) -> Tensor:
         location = self.tensor(output)
         shape, most = self.log_scale.shape, location.dim() - (self._known is None)
         if len(shape) > most or any(a not in (1, b) for a, b in zip(shape[::-1], location.shape[::-1], strict=False)):

@@ -1,4 +1,4 @@
-"""What a likelihood is: p(target | output of the model), for training and for prediction in one object."""
+"""A likelihood: p(target | output of the model), for training and for prediction in one object."""
 
 import math
 from abc import ABC, abstractmethod

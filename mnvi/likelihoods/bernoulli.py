@@ -1,4 +1,4 @@
-"""Yes or no."""
+"""The Bernoulli likelihood: yes or no."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,6 @@
-"""Classes."""
+"""The categorical likelihood: classes."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +39,7 @@ class Categorical(Likelihood):
             raise ValueError("dim must not be 0, the dimension of the examples")
         self.dim, self.ignore_index = dim, ignore_index
 
-    def read(self, output) -> Tensor:
+    def read(self, output: Any) -> Tensor:
         logits = self.tensor(output)
         shape, dims = tuple(logits.shape), logits.dim()
         if dims < 2:

@@ -1,4 +1,4 @@
-"""Real numbers with normal noise."""
+"""The Gaussian likelihood: real numbers with normal noise."""
 
 import math
 
@@ -22,7 +22,7 @@ class Gaussian(LocationScale):
 
     Example:
         >>> likelihood = mnvi.likelihoods.Gaussian()
-        >>> optimiser = torch.optim.Adam([*mnvi.parameter_groups(model), {"params": likelihood.parameters()}])
+        >>> optimizer = torch.optim.Adam([*mnvi.parameter_groups(model), {"params": likelihood.parameters()}])
         >>> loss, nll, kl = elbo(likelihood(model(x), y), model)
         >>> likelihood.scale  # the noise in the data
     """

@@ -1,4 +1,6 @@
-"""Real numbers with normal noise whose scale the model returns too."""
+"""The heteroscedastic Gaussian likelihood: real numbers with normal noise whose scale the model returns too."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ class HeteroscedasticGaussian(Likelihood):
             raise TypeError(f"log_variance must be True or False, got {log_variance!r}")
         self.log_variance = log_variance
 
-    def read(self, output) -> tuple[Tensor, Tensor]:
+    def read(self, output: Any) -> tuple[Tensor, Tensor]:
         if isinstance(output, (tuple, list)):
             if len(output) != 2:
                 raise ValueError(f"HeteroscedasticGaussian takes a pair (mean, log-scale), got {described(output)}")

@@ -1,4 +1,4 @@
-"""Counts."""
+"""The Poisson likelihood: counts."""
 
 import torch
 from torch import Tensor

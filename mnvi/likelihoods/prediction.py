@@ -1,4 +1,4 @@
-"""What a likelihood makes of many draws of a model's output."""
+"""A prediction: what a likelihood makes of many draws of a model's output."""
 
 from __future__ import annotations
 

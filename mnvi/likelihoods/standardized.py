@@ -1,4 +1,6 @@
-"""Targets in their own units, for a model that works in standardised ones."""
+"""The standardized likelihood: targets in their own units, for a model that works in standardised ones."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +45,7 @@ class Standardized(Likelihood):
         self.mean.copy_(self._given[0])
         self.std.copy_(self._given[1])
 
-    def read(self, output) -> Draws:
+    def read(self, output: Any) -> Draws:
         return self.likelihood.read(output)
 
     def target_shape(self, draws: Draws) -> torch.Size:

@@ -1,4 +1,4 @@
-"""Real numbers with outliers."""
+"""The Student t likelihood: real numbers with outliers."""
 
 import math
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class StudentT(LocationScale):
         return mean.mean(0), mean.var(0, correction=0) + ratio * (2 * log_scale).exp(), None, log_scale + entropy, None
 
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
-        # t = √(ν(u^(−2/ν) − 1))·cos 2πv of uniform u, v: Bailey (1994), 'Polar generation of random variates'.
+        # t = √(ν(u^(−2/ν) − 1))·cos 2πv of uniform u, v: Bailey (1994), doi:10.2307/2153537.
         location, nu = first(draws), self.df
         u, v = torch.rand(2, *location.shape, generator=generator, dtype=location.dtype, device=location.device)
         radius = (nu * torch.expm1(-2 / nu * torch.log1p(-u))).sqrt()

@@ -4,7 +4,7 @@ from .._deprecation import moved
 from ._matrix_layout import MatrixLayout
 from .base import Parametrization
 from .cayley import Cayley, ScaledCayley
-from .constrain import constrain, multiply
+from .constrain import constrain, factors, multiply
 from .cwy import CWY, TCWY
 from .eunn import EUNN
 from .exponential import Exponential
@@ -26,6 +26,7 @@ __all__ = [
     "ScaledCayley",
     "Trivialization",
     "constrain",
+    "factors",
     "multiply",
 ]
 

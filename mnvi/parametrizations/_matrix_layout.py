@@ -1,4 +1,8 @@
-"""How a weight is a matrix with at least as many rows as columns."""
+"""The layout of a weight: how its numbers stand in the matrix that a parametrization constrains.
+
+Parametrizations are written for matrices with at least as many rows as columns, whose columns are orthonormal, say.
+Weights come with more columns than rows too, and as the kernels of convolutions, which have four dimensions.
+"""
 
 from dataclasses import dataclass
 
@@ -7,11 +11,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MatrixLayout:
-    """Between a weight of ``shape`` and its matrix (..., n, p), n ≥ p, whose columns are to be orthonormal, say.
+    """The way from a weight of ``shape`` to its matrix (..., n, p), n ≥ p, and back.
 
     A wide weight is transposed. The kernel of a convolution, (f_out, f_in, q, q), is a single matrix of shape
-    (q²·f_in, f_out), as Likhosherstov et al. (2021) have it, or of the transposed shape if that is the taller one;
-    of any other weight, dimensions before the last two are a batch.
+    (q²·f_in, f_out), or of the transposed shape if that is the taller one. Of any other weight, dimensions before the
+    last two are a batch. Laws: ``weight(matrix(w))`` is w, and ``matrix(weight(m))`` is m.
+
+    Args:
+        shape: of the weight.
+        kernel: whether it is that of a convolution.
+
+    Source: for kernels, Likhosherstov et al., 'CWY parametrization' (2021), arXiv:2004.08675, section 3.4.
     """
 
     shape: tuple[int, ...]
@@ -29,6 +39,7 @@ class MatrixLayout:
 
     @property
     def transposed(self) -> bool:
+        """Whether the matrix is the transpose of :attr:`flat`."""
         return self.flat[-2] < self.flat[-1]
 
     @property
@@ -38,8 +49,10 @@ class MatrixLayout:
         return (*flat[:-2], flat[-1], flat[-2]) if self.transposed else flat
 
     def matrix(self, weight: Tensor) -> Tensor:
+        """The matrix of a weight: a view, where there can be one."""
         flat = weight.reshape(self.flat)
         return flat.mT if self.transposed else flat
 
     def weight(self, matrix: Tensor) -> Tensor:
+        """The weight of a matrix."""
         return (matrix.mT if self.transposed else matrix).reshape(self.shape)

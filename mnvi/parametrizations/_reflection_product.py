@@ -1,7 +1,8 @@
-"""What the parametrizations by Householder reflections H(v) = I − 2vvᵀ/vᵀv share."""
+"""Products of Householder reflections H(v) = I − 2vvᵀ/vᵀv: the base class of :class:`Householder` and :class:`CWY`."""
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._checks import positive_int
 from .._torch.dtypes import REAL
@@ -13,7 +14,7 @@ from ..linalg.reflections import decompose, haar_vectors, unit_rows
 from ..linalg.shapes import Size
 from ..manifolds import Orthogonal
 from ..manifolds.base import Manifold
-from ._skew_parametrization import draw_skew
+from ._initial_skew import draw_skew
 from .base import Originals, Parametrization, check_determinant, check_square
 
 
@@ -64,7 +65,14 @@ class ReflectionProduct(Parametrization):
             raise ValueError(f"{self} does not reach a matrix that takes {needed} reflections")
         return v
 
-    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+    def draw(
+        self,
+        size: Size,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Originals:
         n, count = size[-1], self._count
         if self.init == "haar":
             x = torch.randn(*size[:-2], count, n, generator=generator, dtype=dtype, device=device)

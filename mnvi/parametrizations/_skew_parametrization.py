@@ -1,15 +1,21 @@
-"""What the parametrizations of whole groups of square matrices share: a skew-Hermitian matrix and a map φ of it."""
+"""Square matrices Q = φ(A)·D of a skew-Hermitian A: the base class of :class:`Exponential` and :class:`Cayley`.
+
+A matrix is skew-Hermitian if A = −Aᴴ; where it is real that is skew-symmetry, A = −Aᵀ. These matrices are a linear
+space, so any numbers are the coordinates of one. A map φ such as the exponential takes each to a matrix of a group:
+SO(n), the rotations, where A is real, and U(n), the unitary matrices, where it is complex.
+"""
 
 from abc import abstractmethod
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._torch.tracing import in_transform
 from ..linalg.shapes import Size
 from ..linalg.skew_coordinates import below_diagonal, from_skew, from_skew_hermitian, to_skew, to_skew_hermitian
 from ..manifolds import Manifold, Orthogonal, SpecialOrthogonal, Unitary
-from ._initial_skew import SKEW
+from ._initial_skew import draw_skew
 from ._matrix_layout import MatrixLayout
 from .base import Originals, Parametrization, check_determinant, check_square
 
@@ -18,7 +24,14 @@ class SkewParametrization(Parametrization):
     """Q = φ(A)·D for a skew-Hermitian A and a diagonal D of signs (of phases, for complex weights).
 
     The unconstrained tensor holds the n(n−1)/2 entries of a real A below the diagonal, or the n² real numbers of a
-    complex one. D is a buffer, so that no optimiser and no weight decay can change a sign.
+    complex one.
+
+    Where A is real φ reaches rotations only, whose determinant is 1. A diagonal D with an odd number of −1 leads from
+    these to the other half of O(n). The signs are a buffer and no parameter, so that no optimiser and no weight decay
+    can change them.
+
+    A subclass writes :meth:`phi` and :meth:`inverse`; which D it has is for :meth:`negative_signs` and
+    :meth:`diagonal`.
     """
 
     other_determinant = "there are ScaledCayley(negative_ones) and Trivialization(Orthogonal())"  # to say in an error
@@ -33,15 +46,19 @@ class SkewParametrization(Parametrization):
 
     @abstractmethod
     def phi(self, a: Tensor) -> Tensor:
-        """The group element of a skew-Hermitian matrix."""
+        """φ(a), a matrix of the group, for a skew-Hermitian ``a``."""
 
     @abstractmethod
     def inverse(self, q: Tensor) -> Tensor:
-        """The skew-Hermitian matrix of a group element, or ValueError where there is none."""
+        """The skew-Hermitian matrix that :meth:`phi` takes to ``q``.
+
+        Raises:
+            ValueError: there is none.
+        """
 
     def check_complex(self) -> None:
         """Raise ValueError where an argument says what only a real weight has."""
-        return None
+        return
 
     def negative_signs(self, n: int) -> int:
         """How many entries of a real D are −1."""
@@ -98,7 +115,14 @@ class SkewParametrization(Parametrization):
     def nearest(self, matrix: Tensor) -> Tensor:
         return self._group().project(matrix * self.signs) * self.signs
 
-    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+    def draw(
+        self,
+        size: Size,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Originals:
         if self.init == "haar":
             a = self._inverse(self._group().random(*size, generator=generator, dtype=dtype, device=device))
         else:
@@ -106,7 +130,7 @@ class SkewParametrization(Parametrization):
         return self._of_skew(a)
 
     def _group(self) -> Manifold:
-        """What φ reaches."""
+        """What φ reaches: SO(n), of complex matrices U(n)."""
         return Unitary() if self.complex else SpecialOrthogonal()
 
     def _inverse(self, q: Tensor) -> Tensor:
@@ -131,9 +155,3 @@ class SkewParametrization(Parametrization):
         if not self.complex:
             check_determinant(matrix, int(self.signs.prod()), f"{self}", self.other_determinant)
         return matrix * self.signs
-
-
-def draw_skew(init: str, size: Size, generator: torch.Generator | None) -> Tensor:
-    """Skew-symmetric matrices of shape ``size`` by an initialiser of 2×2 blocks, in float64."""
-    count = torch.Size(size[:-2]).numel()
-    return torch.stack([SKEW[init](size[-1], generator) for _ in range(count)]).reshape(size)

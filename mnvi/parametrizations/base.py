@@ -1,10 +1,13 @@
-"""What a parametrization is: a module between unconstrained tensors and matrices on a manifold."""
+"""A parametrization: a module that maps unconstrained tensors to matrices on a manifold."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.types import Device
 
 from .._checks import one_of
 from .._torch.autocast import full_precision
@@ -36,7 +39,16 @@ class Parametrization(nn.Module, ABC):
     transforms, ``torch.export`` and ``torch.jit.trace`` a map is plain operations, differentiable to any order;
     but points of SPD are differentiable once, and not by ``torch.func.vmap``.
 
-    A subclass writes ``check_shape``, ``manifold``, ``matrix``, ``coordinates`` and ``draw``.
+    **What a subclass writes.** :meth:`check_shape`, :meth:`manifold`, :meth:`matrix`, :meth:`coordinates` and
+    :meth:`draw`, all of the matrix (..., n, p), n ≥ p, and none of the weight's own shape. It may also set ``dtypes``,
+    make its buffers in :meth:`attach`, know a better :meth:`nearest`, and save work in :meth:`rows`,
+    :meth:`transposed_rows` and :meth:`factors`.
+
+    **What** :func:`mnvi.constrain` **calls.** First :meth:`attach`, which takes the size and the type from the weight.
+    Then one of three for the first unconstrained tensors: :meth:`checked_coordinates` of the weight,
+    :meth:`coordinates` of the :meth:`nearest` point, or :meth:`draw`. Torch asks :meth:`right_inverse` for them
+    while it registers the parametrization, inside ``with self.beginning_at(them)``. If any of that fails,
+    :meth:`detach` leaves the parametrization free for another weight.
 
     Args:
         init: where :meth:`draw` starts, ``"haar"``, ``"henaff"``, ``"cayley"`` or ``"identity"``.
@@ -47,8 +59,8 @@ class Parametrization(nn.Module, ABC):
     def __init__(self, init: str) -> None:
         super().__init__()
         self.init = one_of("init", init, INITS)
-        self.layout: MatrixLayout | None = None
-        self._start: Originals | None = None
+        self.layout: MatrixLayout | None = None  # None until it is attached to a weight
+        self._start: Originals | None = None  # what right_inverse gives, while it is being attached
         self._complex: tuple[bool, ...] | None = None  # which of the originals are
 
     @abstractmethod
@@ -72,7 +84,14 @@ class Parametrization(nn.Module, ABC):
         """
 
     @abstractmethod
-    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+    def draw(
+        self,
+        size: Size,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Originals:
         """Unconstrained tensors of a starting matrix of this shape, by the initialiser."""
 
     def nearest(self, matrix: Tensor) -> Tensor:
@@ -80,7 +99,16 @@ class Parametrization(nn.Module, ABC):
         return self.manifold(matrix.dtype).project(matrix)
 
     def attach(self, layout: MatrixLayout, like: Tensor, generator: torch.Generator | None = None) -> None:
-        """Take the size from a weight; a subclass makes its buffers here."""
+        """Take the size and the type from a weight; a subclass makes its buffers here.
+
+        Args:
+            layout: how the weight is a matrix.
+            like: the weight, of which only shape, type and device count.
+            generator: for buffers that are drawn.
+
+        Raises:
+            ValueError: the weight does not fit, or the parametrization is attached already.
+        """
         if self.layout is not None:
             raise ValueError(f"{self} is attached to a weight already; give every weight its own")
         self.check_shape(layout.size)
@@ -88,6 +116,20 @@ class Parametrization(nn.Module, ABC):
             raise ValueError(f"{self} needs a weight of {self.dtypes}, got one of {like.dtype}")
         self.manifold(like.dtype).check_dtype(like.dtype)
         self.layout, self._of_complex = layout, like.is_complex()
+
+    def detach(self) -> None:
+        """Undo :meth:`attach`, as if there had been no weight."""
+        self.layout = None
+
+    @contextmanager
+    def beginning_at(self, originals: Originals) -> Iterator[None]:
+        """Let :meth:`right_inverse` give ``originals``, whatever it is asked for, while torch registers this module."""
+        each = originals if isinstance(originals, tuple) else (originals,)
+        self._start, self._complex = originals, tuple(one.is_complex() for one in each)
+        try:
+            yield
+        finally:
+            self._start = None
 
     def forward(self, *originals: Tensor) -> Tensor:
         with full_precision(originals[0]), fixed_sizes():
@@ -99,7 +141,7 @@ class Parametrization(nn.Module, ABC):
         Raises:
             ValueError: the weight is not on the manifold, or out of the parametrization's reach.
         """
-        if self._start is not None:  # while mnvi.constrain attaches it
+        if self._start is not None:  # inside beginning_at()
             return self._start
         if not isinstance(weight, Tensor):
             raise TypeError(f"a weight is a tensor, got {type(weight).__name__}")
@@ -112,7 +154,7 @@ class Parametrization(nn.Module, ABC):
             kind = "complex" if self._of_complex else "real"
             raise ValueError(f"{self} is attached to a {kind} weight, got one of {weight.dtype}")
         with torch.no_grad(), full_precision(weight):
-            return self.reached(layout.matrix(weight))
+            return self.checked_coordinates(layout.matrix(weight))
 
     def _first(self, weight: Tensor) -> Originals:
         """:meth:`right_inverse` of the weight that it is attached to by that, unless there is an error."""
@@ -120,10 +162,10 @@ class Parametrization(nn.Module, ABC):
         try:
             return self.right_inverse(weight)
         except BaseException:
-            self.layout = None
+            self.detach()
             raise
 
-    def reached(self, matrix: Tensor) -> Originals:
+    def checked_coordinates(self, matrix: Tensor) -> Originals:
         """:meth:`coordinates` of a point of the manifold, which is projected if it is off by more than rounding.
 
         Raises:
@@ -155,7 +197,7 @@ class Parametrization(nn.Module, ABC):
         return x @ self.matrix(*originals)
 
     def factors(self, *originals: Tensor) -> tuple[Tensor, ...]:
-        """What a recurrent layer multiplies by at each step, made once a sequence: Q; or U, P where Q = I − UᵀP."""
+        """What many products are made with, found once: (Q,), or thin (U, P) of shape (L, n) where Q = I − UᵀP."""
         return (self.forward(*originals),)
 
     def _attached(self, originals: tuple[Tensor, ...] = ()) -> MatrixLayout:

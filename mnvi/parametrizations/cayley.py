@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._torch.tracing import all_within
 from ..linalg.cayley import LIMIT, times_cayley
@@ -28,7 +29,7 @@ class Cayley(SkewParametrization):
             weight is assigned, it is not orthogonal, or −1 is among its eigenvalues.
 
     Source: Helfrich, Willmott & Ye, 'Orthogonal recurrent neural networks with scaled Cayley transform' (2018),
-    equation 1.
+    arXiv:1707.09520, equation 1.
 
     Example:
         >>> layer = mnvi.constrain(nn.Linear(64, 64), "weight", Cayley())
@@ -71,8 +72,8 @@ class ScaledCayley(Cayley):
             than ``negative_ones``; when a weight is assigned, it is not orthogonal, or −1 is among the eigenvalues of
             Q·D.
 
-    Sources: Helfrich, Willmott & Ye (2018), equation 2; Maduranga, Helfrich & Ye, 'Complex unitary recurrent neural
-    networks using scaled Cayley transform' (2019), section 3.
+    Sources: Helfrich, Willmott & Ye (2018), arXiv:1707.09520, equation 2; Maduranga, Helfrich & Ye, 'Complex unitary
+    recurrent neural networks using scaled Cayley transform' (2019), arXiv:1811.04142, section 3.
 
     Example:
         >>> layer = mnvi.constrain(nn.Linear(64, 64), "weight", ScaledCayley(negative_ones=32))
@@ -105,7 +106,14 @@ class ScaledCayley(Cayley):
         found = super().coordinates(matrix)
         return (*found, matrix.real.new_zeros(matrix.shape[:-1])) if self.complex else found
 
-    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+    def draw(
+        self,
+        size: Size,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Originals:
         drawn = super().draw(size, generator=generator, dtype=dtype, device=device)
         if not self.complex:
             return drawn

@@ -70,18 +70,14 @@ def constrain(
     parametrization.attach(layout, weight, generator)
     try:
         with torch.no_grad(), full_precision(weight):
-            parametrization._start = _start(parametrization, layout.matrix(weight), start, generator)
-            first = parametrization._start
-            originals = first if isinstance(first, tuple) else (first,)
-            parametrization._complex = tuple(each.is_complex() for each in originals)
-        parametrize.register_parametrization(module, name, parametrization)
+            originals = _first_originals(parametrization, layout.matrix(weight), start, generator)
+        with parametrization.beginning_at(originals):
+            parametrize.register_parametrization(module, name, parametrization)
         if weight.is_complex():
             convert_as_one(module)
     except BaseException:
-        parametrization.layout = None
+        parametrization.detach()
         raise
-    finally:
-        parametrization._start = None
     return module
 
 
@@ -91,16 +87,45 @@ def multiply(module: nn.Module, name: str, x: Tensor) -> Tensor:
     Args:
         module, name: as given to :func:`constrain`.
         x: rows of shape (..., in).
+
+    Returns:
+        Rows of shape (..., out).
+
+    Raises:
+        ValueError: the weight is not constrained, or has further parametrizations, or ``x`` does not fit it.
     """
     if not parametrize.is_parametrized(module, name):
         raise ValueError(f"{name!r} of {type(module).__name__} is not constrained; use mnvi.constrain first")
-    parametrization, originals = attached(module, name)
+    parametrization, originals = _attached(module, name)
     if len(module.parametrizations[name]) > 1:  # type: ignore[index]
         raise ValueError(f"{name!r} of {type(module).__name__} has further parametrizations after {parametrization}")
     return parametrization.multiply(x, *originals)
 
 
-def attached(module: nn.Module, name: str) -> tuple[Parametrization, tuple[Tensor, ...]]:
+def factors(module: nn.Module, name: str) -> tuple[Tensor, ...]:
+    """What to multiply by many times, as a recurrent layer does at every step: the weight W, mapped once here.
+
+    Args:
+        module: any module.
+        name: of its weight, constrained or not.
+
+    Returns:
+        (W,); or thin (U, P), each of shape (L, n), where the parametrization is W = I − UᵀP with L < n reflections.
+
+    Example:
+        >>> layer = mnvi.constrain(nn.Linear(64, 64), "weight", CWY(reflections=16))
+        >>> u, p = factors(layer, "weight")
+        >>> torch.testing.assert_close(h - (h @ p.mT) @ u, h @ layer.weight.mT)
+    """
+    if parametrize.is_parametrized(module, name) and not parametrize._cache_enabled:
+        chain: Any = module.parametrizations[name]  # type: ignore[index]
+        if len(chain) == 1 and isinstance(chain[0], Parametrization):
+            parametrization, originals = _attached(module, name)
+            return parametrization.factors(*originals)
+    return (getattr(module, name),)
+
+
+def _attached(module: nn.Module, name: str) -> tuple[Parametrization, tuple[Tensor, ...]]:
     """The parametrization of a constrained weight, and its unconstrained tensors."""
     chain: Any = module.parametrizations[name]  # type: ignore[index]
     parametrization = instance("parametrization", chain[0], Parametrization)
@@ -110,14 +135,17 @@ def attached(module: nn.Module, name: str) -> tuple[Parametrization, tuple[Tenso
     return parametrization, originals
 
 
-def _start(parametrization: Parametrization, matrix: Tensor, start: str, generator) -> Originals:
+def _first_originals(
+    parametrization: Parametrization, matrix: Tensor, start: str, generator: torch.Generator | None
+) -> Originals:
+    """The unconstrained tensors to begin with, for the present ``matrix`` of the weight."""
     draw = partial(parametrization.draw, matrix.shape, generator=generator, dtype=matrix.dtype, device=matrix.device)
     if start == "draw":
         return draw()
     if start == "nearest":
         return parametrization.coordinates(parametrization.nearest(matrix))
     try:
-        return parametrization.reached(matrix)
+        return parametrization.checked_coordinates(matrix)
     except ValueError as error:
         if start == "weight":
             others = "start='nearest' begins at the nearest point, if it is within reach, start='draw' anywhere"

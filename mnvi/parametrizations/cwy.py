@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from .._torch.dtypes import REAL
 from ..linalg.compact_wy import first_columns, right_factor
@@ -11,8 +12,8 @@ from ..linalg.polar import polar_factor
 from ..linalg.reflections import haar_vectors, mirror, unit_rows
 from ..linalg.shapes import Size, check_thin
 from ..manifolds import Manifold, Stiefel
+from ._initial_skew import draw_skew
 from ._reflection_product import ReflectionProduct
-from ._skew_parametrization import draw_skew
 from .base import Originals, Parametrization, check_determinant
 
 
@@ -36,7 +37,7 @@ class CWY(ReflectionProduct):
             rank(Q − I) is above L; when the weight is used, there is NaN or infinity among the vᵢ.
 
     Source: Likhosherstov et al., 'CWY parametrization: a solution for parallelized optimization of orthogonal and
-    Stiefel matrices' (2021), theorem 2.
+    Stiefel matrices' (2021), arXiv:2004.08675, theorem 2.
 
     Example:
         >>> layer = mnvi.constrain(nn.Linear(64, 64), "weight", CWY(reflections=16))
@@ -71,7 +72,7 @@ class TCWY(Parametrization):
             infinity among the vectors.
 
     Source: Likhosherstov et al., 'CWY parametrization: a solution for parallelized optimization of orthogonal and
-    Stiefel matrices' (2021), theorem 3.
+    Stiefel matrices' (2021), arXiv:2004.08675, theorem 3.
 
     Example:
         >>> layer = mnvi.constrain(nn.Linear(64, 1000), "weight", TCWY())
@@ -107,7 +108,14 @@ class TCWY(Parametrization):
             found.append(u)
         return torch.stack(found, -2)
 
-    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+    def draw(
+        self,
+        size: Size,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Originals:
         n, p = size[-2:]
         if self.init == "haar":
             return haar_vectors(torch.randn(*size[:-2], p, n, generator=generator, dtype=dtype, device=device))

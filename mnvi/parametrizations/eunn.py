@@ -4,14 +4,15 @@ import math
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._checks import positive_int
 from .._torch.tracing import refuse_nonfinite
 from ..linalg.rotation_mesh import mesh_angles, turn_layers, turns
 from ..linalg.shapes import Size
 from ..manifolds import Manifold, Orthogonal, SpecialOrthogonal, Unitary
+from ._initial_skew import draw_skew
 from ._matrix_layout import MatrixLayout
-from ._skew_parametrization import draw_skew
 from .base import Originals, Parametrization, check_determinant, check_square
 
 
@@ -41,8 +42,9 @@ class EUNN(Parametrization):
         TypeError, ValueError: an argument is none of these; at :func:`mnvi.constrain`, the weight is not square; when a
             weight is assigned, it is not orthogonal, has the other determinant, or more rows than there are layers.
 
-    Sources: Jing et al., 'Tunable efficient unitary neural networks (EUNN) and their application to RNNs' (2017);
-    for the angles of a matrix, Clements et al., 'Optimal design for universal multiport interferometers' (2016).
+    Sources: Jing et al., 'Tunable efficient unitary neural networks (EUNN) and their application to RNNs' (2017),
+    arXiv:1612.05231; for the angles of a matrix, Clements et al., 'Optimal design for universal multiport
+    interferometers' (2016), arXiv:1603.08788.
 
     Example:
         >>> layer = mnvi.constrain(nn.Linear(64, 64), "weight", EUNN(layers=8))
@@ -100,7 +102,14 @@ class EUNN(Parametrization):
             return Unitary().project(matrix)
         return self.signs[:, None] * SpecialOrthogonal().project(self.signs[:, None] * matrix)
 
-    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+    def draw(
+        self,
+        size: Size,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Originals:
         n = size[-1]
         if self.init == "haar" and (self.layers or n) >= n:
             group = Unitary() if self.complex else SpecialOrthogonal()

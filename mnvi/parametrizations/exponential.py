@@ -23,7 +23,7 @@ class Exponential(SkewParametrization):
             weight is assigned, it is not orthogonal, has the other determinant, or an angle of π, whose logarithm is
             not unique.
 
-    Source: Lezcano-Casado & Martínez-Rubio, 'Cheap orthogonal constraints in neural networks' (2019).
+    Source: Lezcano-Casado & Martínez-Rubio, 'Cheap orthogonal constraints in neural networks' (2019), arXiv:1901.08428.
 
     Example:
         >>> layer = mnvi.constrain(nn.Linear(64, 64), "weight", Exponential())

@@ -23,7 +23,7 @@ class Householder(ReflectionProduct):
         TypeError, ValueError: as for :class:`CWY`.
 
     Source: Mhammedi, Hellicar, Rahman & Bailey, 'Efficient orthogonal parametrisation of recurrent neural networks
-    using Householder reflections' (2017), section 3.
+    using Householder reflections' (2017), arXiv:1612.00188, section 3.
 
     Example:
         >>> layer = mnvi.constrain(nn.Linear(64, 64), "weight", Householder(reflections=16))

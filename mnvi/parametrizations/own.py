@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from ..linalg.exponential import exponential
 from ..linalg.polar import polar_factor
@@ -10,7 +11,7 @@ from ..linalg.reflections import unit_rows
 from ..linalg.shapes import Size, check_thin
 from ..manifolds import Manifold, Stiefel
 from ..manifolds.base import TOLERANCE
-from ._skew_parametrization import draw_skew
+from ._initial_skew import draw_skew
 from .base import Originals, Parametrization
 
 
@@ -33,7 +34,7 @@ class OWN(Parametrization):
             is used, there is NaN or infinity in V.
 
     Source: Huang et al., 'Orthogonal weight normalization: solution to optimization over multiple dependent Stiefel
-    manifolds in deep neural networks' (2018), section 3.
+    manifolds in deep neural networks' (2018), arXiv:1709.06079, section 3.
 
     Example:
         >>> layer = mnvi.constrain(nn.Conv2d(3, 16, 3), "weight", OWN())
@@ -66,7 +67,14 @@ class OWN(Parametrization):
             raise ValueError(f"{self} reaches columns of mean zero, got means of norm {off:.2g}; use center=False")
         return matrix.clone()
 
-    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+    def draw(
+        self,
+        size: Size,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Originals:
         n, p = size[-2:]
         if self.init == "haar":
             v = torch.randn(*size, generator=generator, dtype=dtype, device=device)

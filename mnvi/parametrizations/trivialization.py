@@ -1,53 +1,63 @@
-"""Dynamic trivializations: a manifold through the tangent space at a base point that moves along."""
+"""Dynamic trivializations: a manifold, seen from the tangent space at a base point that moves along."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
+from torch.types import Device
 
 from .._checks import instance, one_of, positive_int
+from .._deprecation import renamed_argument, renamed_attribute
 from .._torch.after_step import follow
-from .._torch.tracing import jit_tracing, plain_operations, refuse_nonfinite, values_hidden
+from .._torch.tracing import values_hidden
 from ..linalg.exponential import exponential
 from ..linalg.exponential_rows import exponential_rows
 from ..linalg.shapes import Size
 from ..manifolds import Manifold, MatrixGroup, Orthogonal, SpecialOrthogonal, Unitary
+from ._initial_skew import draw_skew
 from ._matrix_layout import MatrixLayout
-from ._skew_parametrization import draw_skew
+from ._tangent_part import tangent_part
 from .base import Originals, Parametrization
 
-OPTIMISER_STATES = ("keep", "transport", "reset")
+OPTIMIZER_STATES = ("keep", "transport", "reset")
 MOMENTA = ("momentum_buffer", "exp_avg", "grad_avg")  # state of torch's optimisers that is a tangent vector
 
 
 class Trivialization(Parametrization):
     """Q = R_B(V): the retraction R of a manifold at a base point B, a buffer, of a tangent vector V, the parameter.
 
-    After every K = ``rebase_every`` steps of the optimiser, before its ``step()`` returns, B becomes the present Q and
-    V becomes 0. K = 1 with SGD is Riemannian gradient descent; None, K = ∞, is a static parametrization around B.
-    On a group V is an element of the Lie algebra, R_B(V) = B·φ(V), which is dtriv; elsewhere an ambient array, whose
-    tangent part counts, with the gradient that ``manifold.inner`` at B defines.
+    The base point moves along. After every K = ``rebase_every`` steps of the optimiser B becomes the present Q and V
+    becomes 0: this is a *rebase*, which leaves Q as it is. It happens before the optimiser's ``step()`` returns. K = 1
+    with SGD is Riemannian gradient descent. K = ∞ is a static parametrization around B.
 
-    An average of models is one of coordinates, which is right as long as the base point stays; afterwards torch's
-    ``AveragedModel`` is refused with a RuntimeError when it is used, and :class:`mnvi.optim.AveragedModel` is right.
+    On a group V is an element of the Lie algebra and R_B(V) = B·φ(V), which is dtriv. Elsewhere V is an ambient array.
+    Its tangent part counts, and its gradient is the one that ``manifold.inner`` at B defines.
+
+    An average of models averages V, which is right only as long as B stays. After a rebase torch's ``AveragedModel`` is
+    refused with a RuntimeError when it is used; :class:`mnvi.optim.AveragedModel` averages the weights themselves.
 
     Args:
-        manifold: from :mod:`mnvi.manifolds`, of points that are one tensor; default ``SpecialOrthogonal("exp")``.
-        rebase_every: K, or None or math.inf for ∞.
-        project_every: M: at every M-th rebase B is projected onto the manifold, against rounding; None or math.inf
+        manifold: from :mod:`mnvi.manifolds`, of points that are one tensor; default
+            ``SpecialOrthogonal(retraction="exp")``.
+        rebase_every: K; None or math.inf for ∞.
+        project_every: M. At every M-th rebase B is projected onto the manifold, against rounding; None or math.inf
             never does.
-        optimiser_state: what a rebase does to the optimiser's state of V. ``"keep"`` leaves it; on a group its
-            coordinates turn with B, so that nothing is lost. ``"transport"`` carries momenta to the new base point by
-            ``manifold.transport`` (on a group that is the same); second moments stay. ``"reset"`` clears the state.
-        init: ``"haar"`` (default), the random points of the manifold; on a group of square orthogonal or unitary
+        optimizer_state: what a rebase does to the optimiser's state of V.
+            ``"keep"`` leaves it. On a group its coordinates turn with B, so that nothing is lost.
+            ``"transport"`` carries momenta to the new base point by ``manifold.transport``; on a group that is the
+            same. Second moments stay.
+            ``"reset"`` clears the state.
+        init: ``"haar"`` (default), the random points of the manifold. On a group of square orthogonal or unitary
             matrices also ``"henaff"``, ``"cayley"`` and ``"identity"``, B = exp(K).
 
     Raises:
         TypeError, ValueError: an argument is none of these, or the weight has not a shape of the manifold.
 
-    Source: Lezcano-Casado, 'Trivializations for gradient-based optimization on manifolds' (2019), algorithm 5.1.
+    Source: Lezcano-Casado, 'Trivializations for gradient-based optimization on manifolds' (2019), arXiv:1909.09501,
+    algorithm 5.1.
 
     Example:
         >>> dtriv = Trivialization(SpecialOrthogonal(retraction="exp"), rebase_every=100, init="henaff")
@@ -55,14 +65,16 @@ class Trivialization(Parametrization):
     """
 
     base: Tensor
+    optimiser_state = renamed_attribute("optimiser_state", "optimizer_state")
 
+    @renamed_argument("optimiser_state", "optimizer_state")
     def __init__(
         self,
         manifold: Manifold | None = None,
         rebase_every: float | None = 100,
         project_every: float | None = 100,
         *,
-        optimiser_state: str = "keep",
+        optimizer_state: str = "keep",
         init: str = "haar",
     ) -> None:
         super().__init__(init)
@@ -77,7 +89,7 @@ class Trivialization(Parametrization):
             None if every in (None, math.inf) else positive_int(name, every)
             for name, every in (("rebase_every", rebase_every), ("project_every", project_every))
         )
-        self.optimiser_state = one_of("optimiser_state", optimiser_state, OPTIMISER_STATES)
+        self.optimizer_state = one_of("optimizer_state", optimizer_state, OPTIMIZER_STATES)
         self.steps = self.rebases = 0
         self._coordinates: tuple[Tensor, ...] = ()
         self._outdated: tuple[Tensor, int] | None = None
@@ -118,6 +130,9 @@ class Trivialization(Parametrization):
         self._outdated = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "optimiser_state" in state:  # a pickle of an earlier version
+            state = {**state, "optimizer_state": state["optimiser_state"]}
+            del state["optimiser_state"]
         super().__setstate__(state)
         if self._coordinates:  # of a copy: those of the copied weight
             follow(self._coordinates[0], self)
@@ -146,7 +161,7 @@ class Trivialization(Parametrization):
     def matrix(self, *originals: Tensor) -> Tensor:
         if isinstance(self.space, MatrixGroup):
             return self.space.translate(self.base, self.space.algebra(originals[0]))
-        return self.space.retract(self.base, _tangent(originals[0], self.base, self.space))
+        return self.space.retract(self.base, tangent_part(originals[0], self.base, self.space))
 
     def coordinates(self, matrix: Tensor) -> Originals:
         """Zeros, after the base point has become ``matrix``; what they are where that is the matrix already."""
@@ -162,7 +177,14 @@ class Trivialization(Parametrization):
         self._mark()
         return matrix.new_zeros(matrix.shape)
 
-    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+    def draw(
+        self,
+        size: Size,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Originals:
         if self.init == "haar":
             point = self.space.random(*size, generator=generator, dtype=dtype, device=device)
         else:
@@ -181,36 +203,43 @@ class Trivialization(Parametrization):
             self.rebase(parameter, optimiser)
 
     @torch.no_grad()
-    def rebase(self, coordinates: Tensor, optimiser: Optimizer | None = None) -> None:
-        """Make the present matrix the base point and its coordinates 0; the matrix stays, up to rounding."""
+    @renamed_argument("optimiser", "optimizer")
+    def rebase(self, coordinates: Tensor, optimizer: Optimizer | None = None) -> None:
+        """Make the present matrix the base point and its coordinates 0; the matrix stays, up to rounding.
+
+        Args:
+            coordinates: V, the unconstrained parameter of the weight.
+            optimizer: whose state of V is treated as ``optimizer_state`` says.
+        """
         space, x = self.space, self.base
         group = isinstance(space, MatrixGroup)
         new = space.retract(x, x @ space.algebra(coordinates) if group else space.tangent(x, coordinates))
         self.rebases += 1
         if self.project_every is not None and self.rebases % self.project_every == 0:
             new = self.space.project(new)
-        if optimiser is not None:
-            self._carry(optimiser.state.get(coordinates, {}), new)
+        if optimizer is not None:
+            self._carry(optimizer.state.get(coordinates, {}), new)
         self.base.copy_(new)
         self._mark()
         coordinates.zero_()
 
     def _carry(self, state: dict[str, Any], new: Tensor) -> None:
-        if self.optimiser_state == "reset":
+        """Bring the optimiser's state of V to the base point ``new``."""
+        if self.optimizer_state == "reset":
             state.clear()
-        elif self.optimiser_state == "transport" and not isinstance(self.space, MatrixGroup):
+        elif self.optimizer_state == "transport" and not isinstance(self.space, MatrixGroup):
             for name in MOMENTA:
                 if isinstance(moment := state.get(name), Tensor):
                     moment.copy_(self.space.transport(self.base, new, self.space.tangent(self.base, moment)))
 
-    def _apply(self, fn, recurse: bool = True) -> "Trivialization":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Trivialization":
         before = None if self.layout is None else self.base.dtype
         super()._apply(fn, recurse)
         self._refine(before)
         self._mark()
         return self
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.layout is not None and isinstance(saved := state_dict.get(prefix + "base"), Tensor):
             self._refine(saved.dtype)
@@ -232,43 +261,10 @@ class Trivialization(Parametrization):
     def set_extra_state(self, state: Tensor) -> None:
         self.steps, self.rebases = state.tolist()
 
+    def __dir__(self) -> list[str]:
+        # Torch's tracer reads all that is listed, which would warn of the old name.
+        return [name for name in super().__dir__() if name != "optimiser_state"]
+
     def extra_repr(self) -> str:
         every = f"rebase_every={self.rebase_every}, project_every={self.project_every}"
-        return f"{self.space}, {every}, optimiser_state={self.optimiser_state!r}, {super().extra_repr()}"
-
-
-class _Tangent(torch.autograd.Function):
-    """The tangent part of an ambient array, with the Riemannian gradient for the backward pass."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(v: Tensor, base: Tensor, manifold: Manifold) -> Tensor:  # type: ignore[override]
-        refuse_nonfinite("the coordinates of a trivialization", v)
-        return manifold.tangent(base, v)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        _, base, ctx.manifold = inputs
-        ctx.save_for_backward(base)
-        ctx.save_for_forward(base)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        (base,) = ctx.saved_tensors
-        return ctx.manifold.rgrad(base, grad), None, None
-
-
-class _DualTangent(_Tangent):
-    """The same with a forward-mode derivative, which torch.compile refuses to trace."""
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        (base,) = ctx.saved_tensors
-        return ctx.manifold.tangent(base, tangent)
-
-
-def _tangent(v: Tensor, base: Tensor, manifold: Manifold) -> Tensor:
-    if jit_tracing():
-        return _Tangent.forward(v, base, manifold)
-    return (_DualTangent if plain_operations() else _Tangent).apply(v, base, manifold)  # type: ignore[return-value]
+        return f"{self.space}, {every}, optimizer_state={self.optimizer_state!r}, {super().extra_repr()}"

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .._torch.dtypes import COMPLEX
 from .._torch.tracing import refuse_nonfinite
@@ -25,7 +26,7 @@ class URNN(Parametrization):
     Raises:
         ValueError: at :func:`mnvi.constrain`, the weight is real or not square, or is to be kept; when one is assigned.
 
-    Source: Arjovsky, Shah & Bengio, 'Unitary evolution recurrent neural networks' (2016), equation 6.
+    Source: Arjovsky, Shah & Bengio, 'Unitary evolution recurrent neural networks' (2016), arXiv:1511.06464, equation 6.
 
     Example:
         >>> layer = mnvi.constrain(nn.Linear(64, 64, dtype=torch.complex64), "weight", URNN())
@@ -35,7 +36,7 @@ class URNN(Parametrization):
     permutation: Tensor
 
     def __init__(self) -> None:
-        super().__init__("haar")  # no initialiser is asked: there is one draw
+        super().__init__("haar")  # there is one way to draw a start
 
     def check_shape(self, size: Size) -> None:
         check_square(size, f"{self}")
@@ -64,7 +65,14 @@ class URNN(Parametrization):
             "draw a start with mnvi.constrain(..., start='draw'), or use EUNN(layers=n), which reaches every matrix"
         )
 
-    def draw(self, size: Size, *, generator: torch.Generator | None = None, dtype=None, device=None) -> Originals:
+    def draw(
+        self,
+        size: Size,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ) -> Originals:
         source = None if generator is None else generator.device
         draws = torch.rand((*size[:-2], 7, size[-1]), generator=generator, dtype=torch.float64, device=source)
         draws = (2 * draws - 1).to(device, (dtype or torch.get_default_dtype()).to_real())

@@ -1,4 +1,4 @@
-"""What convolutional recurrent layers ask of their sizes, sequences of images and initial states."""
+"""Sequences of images: the checks that convolutional recurrent layers make of sizes, inputs and initial states."""
 
 from torch import Tensor
 

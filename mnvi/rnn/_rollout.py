@@ -6,6 +6,7 @@ time the backward pass carries only states; the gradient of the kernel is one pr
 Where plain operations are asked for it is a loop of them.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -41,7 +42,9 @@ def rollout(
 
 class _Rollout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, state: Tensor, bias: Tensor | None, sizes, sigma: Nonlinearity, *kernel: Tensor):
+    def forward(
+        ctx: Any, x: Tensor, state: Tensor, bias: Tensor | None, sizes: list[int], sigma: Nonlinearity, *kernel: Tensor
+    ):
         inputs = torch.empty_like(x) if sigma.needs_input else None
         steps, h = x.split(sizes), state
         kept = None if inputs is None else inputs.split(sizes)
@@ -80,7 +83,7 @@ class _Rollout(torch.autograd.Function):
         return grads, state_grad, None if bias_grad is None else bias_grad.sum(0), None, None, *kernel_grads
 
 
-def _last(steps, sizes: list[int]) -> Tensor:
+def _last(steps: Sequence[Tensor], sizes: list[int]) -> Tensor:
     """Each sequence's last state, from those of all steps."""
     return torch.cat([steps[-1], *(step[over:] for step, over in zip(steps[-2::-1], sizes[:0:-1], strict=True))])
 

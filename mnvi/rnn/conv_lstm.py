@@ -1,8 +1,11 @@
 """The convolutional LSTM."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.types import Device
 
 from .._torch.autocast import full_precision
 from .._torch.tracing import refuse_nonfinite
@@ -34,8 +37,8 @@ class ConvLSTM(nn.Module):
         TypeError, ValueError: an argument is none of these, the input does not fit, a sequence has no steps, or there
             is NaN or infinity in the last states.
 
-    Source: Shi, Chen, Wang, Yeung, Wong & Woo, 'Convolutional LSTM network' (2015), equation 3; instance normalisation
-    as Likhosherstov et al. (2021), appendix E, have it.
+    Source: Shi, Chen, Wang, Yeung, Wong & Woo, 'Convolutional LSTM network' (2015), arXiv:1506.04214, equation 3;
+    instance normalisation as Likhosherstov et al. (2021), arXiv:2004.08675, appendix E, have it.
 
     Example:
         >>> layer = mnvi.rnn.ConvLSTM(4, 32)
@@ -51,14 +54,14 @@ class ConvLSTM(nn.Module):
         bias: bool = True,
         instance_norm: bool = False,
         batch_first: bool = False,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_sizes(input_channels, hidden_channels, kernel_size)
         super().__init__()
         self.input_channels, self.hidden_channels, self.kernel_size = input_channels, hidden_channels, kernel_size
         self.batch_first = batch_first
-        options = {"padding": kernel_size // 2, "device": device, "dtype": dtype}
+        options: dict[str, Any] = {"padding": kernel_size // 2, "device": device, "dtype": dtype}
         gates, plus = 4 * hidden_channels, bias and not instance_norm  # i, f, o, g
         self.input = nn.Conv2d(input_channels, gates, kernel_size, bias=plus, **options)
         self.kernel = nn.Conv2d(hidden_channels, gates, kernel_size, bias=False, **options)

@@ -1,11 +1,13 @@
 """A recurrent layer of images whose transition is a convolution that cannot make states grow."""
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.types import Device
 
 from .._checks import one_of
 from .._torch.autocast import full_precision
@@ -23,9 +25,9 @@ class ConvNERU(nn.Module):
 
         G_t = σ(K * G_{t−1} + b + K_in * X_t).
 
-    With kernel size q and f channels, K as a matrix of shape (q²·f, f) times q has orthonormal columns, so that
-    ‖K * G‖ ≤ ‖G‖ for every state, and ‖G_t‖ ≤ ‖G_{t−1}‖ + ‖b + K_in * X_t‖ wherever |σ(z)| ≤ |z|: neither states nor
-    gradients can explode. K is mapped once a call, and the input's convolution is one for all steps.
+    With kernel size q and f channels, q·K as a matrix of shape (q²·f, f) has orthonormal columns, so that
+    ‖K * G‖ ≤ ‖G‖ for every state. Where |σ(z)| ≤ |z| it follows that ‖G_t‖ ≤ ‖G_{t−1}‖ + ‖b + K_in * X_t‖: neither
+    states nor gradients can explode. K is mapped once a call, and the input's convolution is one for all steps.
 
     Args:
         input_channels, hidden_channels: channels of the input and of the state, f.
@@ -49,7 +51,7 @@ class ConvNERU(nn.Module):
             is NaN or infinity in the last states.
 
     Source: Likhosherstov et al., 'CWY parametrization: a solution for parallelized optimization of orthogonal and
-    Stiefel matrices' (2021), section 3.4 and appendix C.
+    Stiefel matrices' (2021), arXiv:2004.08675, section 3.4 and appendix C.
 
     Example:
         >>> unit = mnvi.rnn.ConvNERU(4, 32, kernel=mnvi.parametrizations.TCWY())
@@ -68,8 +70,8 @@ class ConvNERU(nn.Module):
         nonlinearity: str = "relu",
         bias: bool = True,
         batch_first: bool = False,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_sizes(input_channels, hidden_channels, kernel_size)
         one_of("nonlinearity", nonlinearity, NONLINEARITIES)
@@ -77,11 +79,11 @@ class ConvNERU(nn.Module):
         super().__init__()
         self.input_channels, self.hidden_channels, self.kernel_size = input_channels, hidden_channels, kernel_size
         self.nonlinearity, self.batch_first = nonlinearity, batch_first
-        options = {"padding": kernel_size // 2, "device": device, "dtype": dtype}
+        options: dict[str, Any] = {"padding": kernel_size // 2, "device": device, "dtype": dtype}
         plus = bias and nonlinearity != "modrelu"
         self.input = nn.Conv2d(input_channels, hidden_channels, kernel_size, bias=plus, **options)
         if isinstance(kernel, nn.Conv2d):
-            self.kernel = copy.deepcopy(kernel).to(device, dtype)
+            self.kernel = copy.deepcopy(kernel).to(device=device, dtype=dtype)
         else:
             layer = nn.Conv2d(hidden_channels, hidden_channels, kernel_size, bias=False, **options)
             self.kernel = constrain(layer, "weight", TCWY() if kernel is None else copy.deepcopy(kernel))
@@ -125,7 +127,7 @@ class ConvNERU(nn.Module):
         return f"{sizes}, nonlinearity={self.nonlinearity!r}, batch_first={self.batch_first}"
 
 
-def check_kernel(kernel, f: int, q: int) -> None:
+def check_kernel(kernel: Any, f: int, q: int) -> None:
     """Raise TypeError or ValueError unless ``kernel`` can be the transition of f channels by q × q pixels."""
     if kernel is None or isinstance(kernel, Parametrization):
         return

@@ -60,7 +60,7 @@ class ReLU(Nonlinearity):
 
 
 class Abs(Nonlinearity):
-    """|z|, of real states, which keeps norms (Dorobantu, Stromhaug & Renteria, 2016)."""
+    """|z|, of real states, which keeps norms (Dorobantu, Stromhaug & Renteria, 2016, arXiv:1612.04035)."""
 
     needs_input = True
     real = True
@@ -76,7 +76,7 @@ class Abs(Nonlinearity):
 
 
 class ModReLU(Nonlinearity):
-    """z/|z|·max(|z| + b, 0), real or complex (Arjovsky, Shah & Bengio, 2016, equation 8)."""
+    """z/|z|·max(|z| + b, 0), real or complex (Arjovsky, Shah & Bengio, 2016, arXiv:1511.06464, equation 8)."""
 
     has_bias = True
 

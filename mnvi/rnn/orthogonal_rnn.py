@@ -1,19 +1,21 @@
 """A recurrent layer whose kernel is orthogonal, unitary, or whatever its parametrization makes it."""
 
-from numbers import Real
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks
 from torch.nn.utils.rnn import PackedSequence
+from torch.types import Device
 
-from .._checks import one_of, positive_int
+from .._checks import number, one_of, positive_int
 from .._torch.autocast import full_precision
 from .._torch.dtypes import same_kind
 from .._torch.tracing import refuse_nonfinite
 from ..parametrizations import Parametrization
-from ._kernels import build_kernel, check_kernel, factors
+from ._kernels import build_kernel, check_kernel, kernel_factors
 from ._rollout import rollout
 from .nonlinearities import NONLINEARITIES
 
@@ -21,39 +23,46 @@ from .nonlinearities import NONLINEARITIES
 class OrthogonalRNN(nn.Module):
     """h_t = σ(V x_t + Q h_{t−1} [+ b]), with nn.RNN's call: ``output, h_n = rnn(x, hx)``.
 
-    Q is mapped once a call, not once a step; with L < n reflections it is never formed. Where the dtype is complex, so
+    Q is mapped once a call, not once a step. With L < n reflections it is never formed. Where the dtype is complex, so
     are input map, states and outputs, and Q is unitary; ``torch.view_as_real(output).flatten(-2)`` suits a real layer.
 
     Args:
-        input_size, hidden_size: features of the input, m, and of the state, n.
+        input_size: m, features of the input.
+        hidden_size: n, features of the state.
         num_layers: how many are stacked, each with a kernel of its own.
-        kernel: a parametrization, of which each layer gets a copy; or a layer that maps n to n features without a bias:
-            ``nn.Linear(n, n, bias=False)`` (unconstrained, or a point for a Riemannian optimiser), or
-            ``mnvi.MNLinear(n, n, bias=False)`` (Bayesian: one draw a sequence). Default: ``Trivialization`` on
+        kernel: a parametrization, of which each layer gets a copy; or a layer that maps n to n features without a bias,
+            copied too. ``nn.Linear(n, n, bias=False)`` is unconstrained, or a point for a Riemannian optimiser;
+            ``mnvi.MNLinear(n, n, bias=False)`` is Bayesian, with one draw a sequence. Default: ``Trivialization`` on
             SpecialOrthogonal by the exponential, rebased every 100 steps, from Henaff's blocks.
         nonlinearity: ``"modrelu"``, with a trained bias of its own, ``"tanh"``, ``"relu"`` or ``"abs"``.
         bias: whether the others than modReLU add a trained b.
         batch_first: whether batches are (batch, time, features) instead of (time, batch, features).
-        dropout: probability of an element of the output of each layer but the last to be zeroed while training.
-        device, dtype: as in nn.RNN; the dtype may be complex. Then ``float()``, ``double()`` and ``to`` a dtype change
-            the precision of all its numbers and nothing else.
+        dropout: probability, from 0 to 1, with which training zeroes an element of the output of each layer but the
+            last.
+        device: as in nn.RNN.
+        dtype: as in nn.RNN, or complex. Then ``float()``, ``double()`` and ``to`` a dtype change the precision of all
+            its numbers and nothing else.
 
-    Input (time, batch, m), or (time, m), or a PackedSequence of m features, and hx, the states (num_layers, batch, n)
-    before, zeros where they are not given; numbers of another dtype are converted. Output the states of the last layer,
-    in the form of the input, and the last states h_n.
+    **Input.** ``x`` of shape (time, batch, m) or (time, m), or a PackedSequence of m features. ``hx``, the states
+    before the first step, of shape (num_layers, batch, n), zeros where they are not given. Numbers of another dtype are
+    converted.
 
-    The output must not be edited in place before the backward pass, which is differentiable once. In ``torch.func``
-    transforms, ``torch.export`` and ``torch.jit.trace`` (for sequences of one length) the steps are plain operations,
-    differentiable to any order.
+    **Output.** The states of the last layer at every step, in the form of the input, and the last states of all layers,
+    h_n, in the form of hx. The output must not be edited in place before the backward pass.
 
-    The input map starts Kaiming-normal, the bias of modReLU uniform on (−0.01, 0.01), as in the reference experiments;
-    where the nonlinearity is tanh, the map starts normal with nn.RNN's variance, 1/(3n), so that tanh is not saturated.
+    **Derivatives.** The backward pass is differentiable once. In ``torch.func`` transforms, ``torch.export`` and
+    ``torch.jit.trace`` (for sequences of one length) the steps are plain operations, differentiable to any order.
+
+    **Start.** The input map is Kaiming-normal and the bias of modReLU uniform on (−0.01, 0.01), as in the reference
+    experiments. Where the nonlinearity is tanh, the map is normal with nn.RNN's variance, 1/(3n), so that tanh is not
+    saturated.
 
     Raises:
         TypeError, ValueError: an argument is none of these, the input does not fit, a sequence has no steps, or there
             is NaN or infinity among the states.
 
-    Sources: Arjovsky, Shah & Bengio (2016); Helfrich, Willmott & Ye (2018); Lezcano-Casado (2019).
+    Sources: Arjovsky, Shah & Bengio (2016), arXiv:1511.06464; Helfrich, Willmott & Ye (2018), arXiv:1707.09520;
+    Lezcano-Casado (2019), arXiv:1909.09501.
 
     Example:
         >>> rnn = mnvi.rnn.OrthogonalRNN(10, 190, kernel=mnvi.parametrizations.CWY(reflections=190))
@@ -71,16 +80,13 @@ class OrthogonalRNN(nn.Module):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             positive_int(name, value)
         one_of("nonlinearity", nonlinearity, tuple(NONLINEARITIES))
-        if isinstance(dropout, bool) or not isinstance(dropout, Real):
-            raise TypeError(f"dropout must be a number, got {dropout!r}")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout must be from 0 to 1, got {dropout}")
+        number("dropout", dropout, 0, 1)
         check_kernel(kernel, hidden_size)
         if NONLINEARITIES[nonlinearity].real and dtype is not None and dtype.is_complex:
             raise ValueError(f"nonlinearity {nonlinearity!r} is for real states, got dtype {dtype}")
@@ -90,7 +96,7 @@ class OrthogonalRNN(nn.Module):
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.nonlinearity, self.batch_first, self.dropout = nonlinearity, batch_first, float(dropout)
         self._sigma = NONLINEARITIES[nonlinearity]()
-        options = {"device": device, "dtype": dtype}
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
         sizes = [input_size, *[hidden_size] * (num_layers - 1)]
         plus = bias and not self._sigma.has_bias
         self.inputs = nn.ModuleList(nn.Linear(size, hidden_size, bias=plus, **options) for size in sizes)
@@ -112,7 +118,9 @@ class OrthogonalRNN(nn.Module):
         for threshold in self.thresholds:
             nn.init.uniform_(threshold, -0.01, 0.01)
 
-    def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None):
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
         """The states of the last layer at every step and those of every layer after the last."""
         if isinstance(input, PackedSequence):
             self._check(input.data, 2)
@@ -135,6 +143,17 @@ class OrthogonalRNN(nn.Module):
         output = states.view(time, batch, self.hidden_size)
         return (output.transpose(0, 1) if self.batch_first else output), h_n
 
+    def kernel_factors(self, layer: int = 0) -> tuple[Tensor, ...]:
+        """What the states of one sequence are multiplied by in a layer, mapped (of a Bayesian kernel drawn) here.
+
+        Args:
+            layer: which, from 0.
+
+        Returns:
+            (Q,), of shape (n, n); or thin (U, P), each (L, n), where Q = I − UᵀP is a product of L < n reflections.
+        """
+        return kernel_factors(self.kernels[layer])
+
     def _packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
         data, batch_sizes, order, back = packed
         sizes = batch_sizes.tolist()
@@ -151,7 +170,7 @@ class OrthogonalRNN(nn.Module):
                 bias = self.thresholds[layer] if self.thresholds else None
                 z = linear(x.to(initial.dtype))
                 z = z.clone() if linear._forward_hooks or _global_forward_hooks else z  # its memory is used again
-                x, h = rollout(z, initial[layer], bias, sizes, self._sigma, *factors(self.kernels[layer]))
+                x, h = rollout(z, initial[layer], bias, sizes, self._sigma, *self.kernel_factors(layer))
                 last.append(h)
         h_n = torch.stack(last)
         refuse_nonfinite("the states of a recurrent layer", torch.view_as_real(h_n) if h_n.is_complex() else h_n)
@@ -170,7 +189,7 @@ class OrthogonalRNN(nn.Module):
         refuse_nonfinite("hx", hx)
         return hx.to(dtype)
 
-    def _apply(self, fn, recurse: bool = True) -> "OrthogonalRNN":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "OrthogonalRNN":
         super()._apply(same_kind(fn) if self._dtype.is_complex else fn, recurse)
         return self
 

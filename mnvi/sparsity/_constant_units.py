@@ -1,6 +1,9 @@
-"""The modules between two layers of weights: how a constant unit passes one, and how units are cut from it.
+"""Constant units: what a module between two layers of weights makes of them, and how units are cut from it.
 
-A unit is *constant* if it has the same value for every input and at every location, and *varying* otherwise.
+A unit (a feature or a channel) is *constant* if it has the same value for every input of the network and at every
+location, and *varying* otherwise. Behind a layer in which all weights of a unit are zero it is constant, with the bias
+as its value. An activation, say, turns this into another constant, so that the unit can be taken out and its value
+added to the next layer's bias.
 """
 
 import copy
@@ -26,35 +29,35 @@ AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 SUPPORTED = (*ACTIVATIONS, *DROPOUTS, *NORMS, *POOLS, nn.Flatten)
 
 
-class Units(NamedTuple):
-    """Which units vary, bool (C,), and the values of those that do not, (C,), 0 where they do."""
+class UnitValues(NamedTuple):
+    """Which of C units vary, bool (C,), and the values of those that do not, (C,), 0 where they do."""
 
     varying: Tensor
     values: Tensor
 
 
-def settled(varying: Tensor, values: Tensor) -> Units:
-    """``Units`` in which a constant that is not a finite number counts as varying."""
+def with_finite_constants(varying: Tensor, values: Tensor) -> UnitValues:
+    """``UnitValues`` in which a constant that is not a finite number counts as varying."""
     varying = varying | ~torch.isfinite(values)
-    return Units(varying, values.masked_fill(varying, 0))
+    return UnitValues(varying, values.masked_fill(varying, 0))
 
 
-def through(module: nn.Module, units: Units, flat: int) -> Units:
+def pass_through(module: nn.Module, units: UnitValues, flat: int) -> UnitValues:
     """The units of ``module``'s eval-mode output, given those of its input; after a Flatten they are ``flat`` many."""
     varying, values = units
     if isinstance(module, nn.Flatten):
         run = flat // len(varying)
-        return Units(varying.repeat_interleave(run), values.repeat_interleave(run))
+        return UnitValues(varying.repeat_interleave(run), values.repeat_interleave(run))
     if type(module) in NORMS:
-        return settled(varying, _normalized(module, values))
+        return with_finite_constants(varying, _normalized(module, values))
     if type(module) in POOLS:
-        return settled(varying | (values != 0), values) if _changes_constants(module) else units
+        return with_finite_constants(varying | (values != 0), values) if _changes_constants(module) else units
     if isinstance(module, DROPOUTS):
         return units
-    return settled(varying, copy.deepcopy(module).eval()(values[None].clone())[0])
+    return with_finite_constants(varying, copy.deepcopy(module).eval()(values[None].clone())[0])
 
 
-def cut(module: nn.Module, keep: Tensor) -> nn.Module:
+def cut_units(module: nn.Module, keep: Tensor) -> nn.Module:
     """A copy of ``module`` for the units ``keep``, bool (C,)."""
     new = copy.deepcopy(module)
     per_unit = type(module) in NORMS or (isinstance(module, nn.PReLU) and module.num_parameters > 1)
@@ -69,7 +72,7 @@ def cut(module: nn.Module, keep: Tensor) -> nn.Module:
     return new
 
 
-def width(module: nn.Module) -> int | None:
+def unit_count(module: nn.Module) -> int | None:
     """The number of units that ``module`` is made for, None if it takes any."""
     if type(module) in NORMS:
         return module.num_features  # type: ignore[return-value]

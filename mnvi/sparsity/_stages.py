@@ -1,4 +1,4 @@
-"""A chain as sections, each a layer of weights and what follows it, checked to be what :func:`compact` can cut."""
+"""The stages of a chain: each a layer of weights and what follows it, checked to be what :func:`compact` can cut."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 
 from .. import layers
 from ..layers import BayesianLayer
-from ._constant_units import ACTIVATIONS, NORMS, POOLS, SUPPORTED, width
+from ._constant_units import ACTIVATIONS, NORMS, POOLS, SUPPORTED, unit_count
 from ._module_chain import Link
 from ._unit_axes import LAYERS, TRANSPOSED, mean_weight
 
@@ -79,8 +79,8 @@ def plain_kind(layer: nn.Module) -> Any:
     return _PLAIN.get(kind)
 
 
-def sections(links: list[Link]) -> tuple[list[nn.Module], list[Stage]]:
-    """The modules before the first layer of weights, and the sections.
+def split_into_stages(links: list[Link]) -> tuple[list[nn.Module], list[Stage]]:
+    """The modules before the first layer of weights, and the stages.
 
     Raises:
         ValueError: there is no layer of weights, a Bayesian layer is of an unknown kind, or what stands between two
@@ -95,32 +95,32 @@ def sections(links: list[Link]) -> tuple[list[nn.Module], list[Stage]]:
     found = []
     for start, stop in zip(places, [*places[1:], len(links)], strict=True):
         following = Stage(*links[stop]) if stop < len(links) else None
-        section = Stage(*links[start], tuple(links[start + 1 : stop]))
-        if not section.dims and any(getattr(link.module, "may_change_batch", False) for link in section.between):
-            raise ValueError(f"a view after {section} may change the batch; write flatten(1) to have it compacted")
-        found.append(_section(section, following))
+        stage = Stage(*links[start], tuple(links[start + 1 : stop]))
+        if not stage.dims and any(getattr(link.module, "may_change_batch", False) for link in stage.between):
+            raise ValueError(f"a view after {stage} may change the batch; write flatten(1) to have it compacted")
+        found.append(_checked(stage, following))
     return [link.module for link in links[: places[0]]], found
 
 
-def _section(section: Stage, following: Stage | None) -> Stage:
-    """``section`` with its run; raises for anything between it and the layer ``following`` that cannot be cut."""
+def _checked(stage: Stage, following: Stage | None) -> Stage:
+    """``stage`` with its run; raises for anything between it and the layer ``following`` that cannot be cut."""
     if following is None:
-        return section
-    dims, units, run = section.dims, section.outputs, 1
-    for link in section.between:
+        return stage
+    dims, units, run = stage.dims, stage.outputs, 1
+    for link in stage.between:
         _check_supported(link, dims)
         if isinstance(link.module, nn.Flatten):
-            dims, run = 0, following.inputs // units if section.dims else 1
-        made_for = width(link.module)
+            dims, run = 0, following.inputs // units if stage.dims else 1
+        made_for = unit_count(link.module)
         if made_for not in (None, units * run):
             raise ValueError(f"{link} is for {made_for} units and gets {units * run}")
     if (dims, units * run) != (following.dims, following.inputs):
         hint = "; a Flatten belongs between a convolution and a linear layer" if dims and not following.dims else ""
         raise ValueError(
-            f"{following} with {following.inputs} inputs cannot follow {section} with {units * run} outputs "
+            f"{following} with {following.inputs} inputs cannot follow {stage} with {units * run} outputs "
             f"in a chain that is to be compacted{hint}"
         )
-    return replace(section, run=run)
+    return replace(stage, run=run)
 
 
 def _check_supported(link: Link, dims: int) -> None:

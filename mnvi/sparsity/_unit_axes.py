@@ -1,4 +1,4 @@
-"""What a row and a column of a layer are, as axes of its weight tensor, for Bayesian and plain torch layers alike."""
+"""Rows and columns of a layer, as axes of its weight tensor, for Bayesian and plain torch layers alike."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""Cut what pruning left without effect out of a network."""
+"""Compaction: what pruning left without effect is cut out of a network."""
 
 import copy
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .._models.bypassed_layers import stop_checking
-from ._constant_units import Units, cut, settled, through
+from ._constant_units import UnitValues, cut_units, pass_through, with_finite_constants
 from ._module_chain import module_chain
-from ._stages import Stage, plain_kind, sections
+from ._stages import Stage, plain_kind, split_into_stages
 from ._unit_axes import TRANSPOSED, units_in_use
 from .select import Select
 
@@ -53,81 +53,81 @@ def compact(model: nn.Module) -> nn.Sequential:
     """
     working = copy.deepcopy(model)  # a traced forward may leave its proxies on the model
     stop_checking(working)
-    head, chained = sections(module_chain(working))
-    inputs = _inputs(chained)
-    keeps = _keeps(chained, inputs)
-    return nn.Sequential(*map(copy.deepcopy, head), *_modules(chained, inputs, keeps)).eval()
+    head, stages = split_into_stages(module_chain(working))
+    inputs = _inputs(stages)
+    keeps = _keeps(stages, inputs)
+    return nn.Sequential(*map(copy.deepcopy, head), *_modules(stages, inputs, keeps)).eval()
 
 
-def _inputs(chained: list[Stage]) -> list[Units]:
+def _inputs(stages: list[Stage]) -> list[UnitValues]:
     """The input units of every layer of weights; the model's own all vary."""
-    found = [_varying(chained[0].inputs, chained[0].weight)]
-    for section, following in pairwise(chained):
-        units = _outputs(section, found[-1])
-        for _, module in section.between:
-            units = through(module, units, following.inputs)
+    found = [_varying(stages[0].inputs, stages[0].weight)]
+    for stage, following in pairwise(stages):
+        units = _outputs(stage, found[-1])
+        for _, module in stage.between:
+            units = pass_through(module, units, following.inputs)
         if following.pads_zeros():
-            units = settled(units.varying | (units.values != 0), units.values)
+            units = with_finite_constants(units.varying | (units.values != 0), units.values)
         found.append(units)
     return found
 
 
-def _varying(count: int, like: Tensor) -> Units:
-    return Units(like.new_ones(count, dtype=torch.bool), like.new_zeros(count))
+def _varying(count: int, like: Tensor) -> UnitValues:
+    return UnitValues(like.new_ones(count, dtype=torch.bool), like.new_zeros(count))
 
 
-def _outputs(section: Stage, units: Units) -> Units:
+def _outputs(stage: Stage, units: UnitValues) -> UnitValues:
     """The output units of a layer, given its input units."""
-    if section.rigid:
-        return _varying(section.outputs, section.weight)
-    values = _summed(section.weight) @ units.values
-    if section.bias is not None:
-        values = values + section.bias
-    return settled(units_in_use(section.weight[:, units.varying], 0), values)
+    if stage.rigid:
+        return _varying(stage.outputs, stage.weight)
+    values = _summed(stage.weight) @ units.values
+    if stage.bias is not None:
+        values = values + stage.bias
+    return with_finite_constants(units_in_use(stage.weight[:, units.varying], 0), values)
 
 
-def _keeps(chained: list[Stage], inputs: list[Units]) -> list[Tensor]:
+def _keeps(stages: list[Stage], inputs: list[UnitValues]) -> list[Tensor]:
     """What stays, bool: the inputs of the first layer, then the output units of every layer."""
-    keeps = [_varying(chained[-1].outputs, chained[-1].weight).varying]
-    for previous, section, units in reversed(list(zip([None, *chained], chained, inputs, strict=False))):
-        if section.rigid or (previous and previous.rigid):
+    keeps = [_varying(stages[-1].outputs, stages[-1].weight).varying]
+    for previous, stage, units in reversed(list(zip([None, *stages], stages, inputs, strict=False))):
+        if stage.rigid or (previous and previous.rigid):
             needed = torch.ones_like(units.varying)
         else:
-            needed = units.varying & units_in_use(section.weight[keeps[0]], 1)
+            needed = units.varying & units_in_use(stage.weight[keeps[0]], 1)
         keep = needed.view(-1, previous.run if previous else 1).any(1)
         keep[0] |= ~keep.any()
         keeps.insert(0, keep)
     return keeps
 
 
-def _modules(chained: list[Stage], inputs: list[Units], keeps: list[Tensor]) -> Iterator[nn.Module]:
+def _modules(stages: list[Stage], inputs: list[UnitValues], keeps: list[Tensor]) -> Iterator[nn.Module]:
     """The modules of the compact network from the first layer of weights on."""
-    first, keep = chained[0], keeps[0]
+    first, keep = stages[0], keeps[0]
     if not keep.all():
         # Counted from the end, so that it also takes inputs without a batch and linear layers with more dimensions.
         yield Select(keep.nonzero().flatten(), dim=-1 - first.dims)
-    for section, units, keep_outputs in zip(chained, inputs, keeps[1:], strict=True):
-        yield _cut_layer(section, units, keep, keep_outputs)
+    for stage, units, keep_outputs in zip(stages, inputs, keeps[1:], strict=True):
+        yield _cut_layer(stage, units, keep, keep_outputs)
         keep = keep_outputs
-        for _, module in section.between:
-            if section is chained[-1]:
+        for _, module in stage.between:
+            if stage is stages[-1]:
                 yield copy.deepcopy(module)
                 continue
             if isinstance(module, nn.Flatten):
-                keep = keep.repeat_interleave(section.outputs * section.run // len(keep))
-            yield cut(module, keep)
+                keep = keep.repeat_interleave(stage.outputs * stage.run // len(keep))
+            yield cut_units(module, keep)
 
 
-def _cut_layer(section: Stage, units: Units, keep_inputs: Tensor, keep_outputs: Tensor) -> nn.Module:
+def _cut_layer(stage: Stage, units: UnitValues, keep_inputs: Tensor, keep_outputs: Tensor) -> nn.Module:
     """The plain layer with the kept inputs and outputs, and what its removed inputs contributed in its bias."""
-    weight, bias = section.weight, section.bias
-    if not section.rigid:
+    weight, bias = stage.weight, stage.bias
+    if not stage.rigid:
         weight, bias = weight[keep_outputs], None if bias is None else bias[keep_outputs]
         constant = _summed(weight[:, ~keep_inputs]) @ units.values[~keep_inputs]
         weight = weight[:, keep_inputs]
         if constant.any():
             bias = constant if bias is None else bias + constant
-    return _plain(section.layer, int(keep_inputs.sum()), int(keep_outputs.sum()), weight, bias)
+    return _plain(stage.layer, int(keep_inputs.sum()), int(keep_outputs.sum()), weight, bias)
 
 
 def _plain(layer: Any, inputs: int, outputs: int, weight: Tensor, bias: Tensor | None) -> nn.Module:

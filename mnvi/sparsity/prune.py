@@ -1,13 +1,12 @@
-"""Drop the weights, rows or columns that score lowest, by masking them."""
+"""Pruning: the weights, rows or columns that score lowest are dropped by masking them."""
 
 import math
 from collections.abc import Callable, Iterable
-from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from .._checks import one_of
+from .._checks import number, one_of
 from .._models.tied_weights import refuse_tied
 from ..layers import BayesianLayer, bayesian_layers
 from ._unit_axes import GROUPS, over_weights, unit_axis
@@ -52,27 +51,22 @@ def prune(
         >>> print(mnvi.sparsity.report(model))
     """
     one_of("groups", groups, GROUPS)
-    _check_amount(threshold, fraction)
+    amount = _checked_amount(threshold, fraction)
     layers = _layers_to_prune(model, (skip,) if isinstance(skip, str) else tuple(skip))
     refuse_tied(model, [layer for _, layer in layers], "what is pruned in one place would be in the other too")
     scores = [_checked_scores(name, layer, groups, score) for name, layer in layers]
-    dropped = _lowest(scores, fraction) if threshold is None else [s < threshold for s in scores]
+    dropped = _lowest(scores, amount) if threshold is None else [s < amount for s in scores]
     for (_, layer), drop in zip(layers, dropped, strict=True):
         if drop.any():
             _drop(layer, drop if groups == "weights" else over_weights(drop, layer.weight, unit_axis(layer, groups)))
     return model
 
 
-def _check_amount(threshold: float | None, fraction: float | None) -> None:
+def _checked_amount(threshold: float | None, fraction: float | None) -> float:
+    """The one of them that was given."""
     if (threshold is None) == (fraction is None):
         raise ValueError(f"give either threshold or fraction, got threshold={threshold} and fraction={fraction}")
-    name, value = ("threshold", threshold) if fraction is None else ("fraction", fraction)
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be finite and at least 0, got {value}")
-    if name == "fraction" and value >= 1:
-        raise ValueError(f"fraction must be below 1, got {value}")
+    return number("threshold", threshold, 0) if fraction is None else number("fraction", fraction, 0, 1, below=True)
 
 
 def _layers_to_prune(model: nn.Module, skip: tuple[str, ...]) -> list[tuple[str, BayesianLayer]]:
@@ -113,7 +107,7 @@ def _checked_scores(name: str, layer: BayesianLayer, groups: str, score: Score) 
     return scores.masked_fill(~alive, -math.inf)
 
 
-def _lowest(scores: list[Tensor], fraction) -> list[Tensor]:
+def _lowest(scores: list[Tensor], fraction: float) -> list[Tensor]:
     """The share ``fraction`` of lowest scores over all layers; among equal ones the first in order."""
     together = torch.cat([s.flatten().to("cpu", torch.float64) for s in scores])
     count = math.floor(fraction * len(together) + 1e-9)  # 0.29·100 is 28.999999999999996

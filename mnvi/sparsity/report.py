@@ -1,7 +1,8 @@
-"""How many weights, rows and columns of a model are left."""
+"""The report of a pruned model: how many weights, rows and columns of its layers are left."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -28,7 +29,7 @@ class LayerReport:
         """Percentage of the weights that are zero."""
         return 100 * (1 - self.left / self.weights)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """All counts and ``dropped``."""
         return {**vars(self), "dropped": self.dropped}
 
@@ -70,7 +71,7 @@ class Report:
         """``weights / left``, ∞ where nothing is left."""
         return self.weights / self.left if self.left else math.inf
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Numbers, strings and lists only; an infinite ``compression`` is None, which JSON can say."""
         compression = self.compression if self.left else None
         layers = [layer.to_dict() for layer in self.layers]

@@ -1,4 +1,4 @@
-"""How much a weight, a row or a column of a Bayesian layer matters; the lowest scores are pruned first.
+"""Scores: how much a weight, a row or a column of a Bayesian layer matters; the lowest scores are pruned first.
 
 A score is any callable ``score(layer, groups)`` that returns a number for each weight, in weight's shape, for
 ``groups="weights"`` and one for each unit, (rows,) or (columns,), otherwise. Rows are output units or channels, columns
@@ -21,7 +21,7 @@ def signal_to_noise(layer: BayesianLayer, groups: str = "weights") -> Tensor:
     """|M|/√Var for each weight, √(Σ τγ·M² / Σ τγ·Var) over each row or column; M is 0 where pruned.
 
     τ_i, γ_j are the layer's group-ARD precisions (as of its last ``kl()``), 1 with any other prior: each weight is
-    measured by the scale that its prior gives it. Scaling the whole layer changes no score. Source: Graves (2011).
+    measured by the scale that its prior gives it. Scaling the whole layer changes no score.
 
     Args:
         layer: a Bayesian layer.
@@ -31,6 +31,8 @@ def signal_to_noise(layer: BayesianLayer, groups: str = "weights") -> Tensor:
 
     Raises:
         ValueError: ``groups`` is none of these.
+
+    Source: for single weights, Graves, 'Practical variational inference for neural networks' (2011).
     """
     one_of("groups", groups, GROUPS)
     variance = layer.variance()

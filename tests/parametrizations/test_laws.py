@@ -23,6 +23,7 @@ from mnvi.parametrizations import (
     Householder,
     ScaledCayley,
     Trivialization,
+    factors,
     multiply,
 )
 
@@ -671,3 +672,27 @@ def test_multiply_refuses_a_chain_of_parametrizations():
     parametrize.register_parametrization(linear, "weight", nn.Identity())
     with pytest.raises(ValueError, match="further parametrizations"):
         multiply(linear, "weight", torch.ones(4))
+
+
+@each_case
+def test_factors_make_the_weight(name, shape, dtype):
+    linear = layer(name, shape, dtype)
+    made = factors(linear, "weight")
+    if len(made) == 1:
+        assert torch.equal(made[0], linear.weight)
+        return
+    u, p = made
+    assert u.shape == p.shape
+    assert len(u) < shape[0]
+    assert distance(torch.eye(shape[0], dtype=dtype) - u.mT @ p, linear.weight) < 1e-10
+
+
+def test_factors_of_few_reflections_are_thin_and_of_every_other_weight_the_weight():
+    linear = mnvi.constrain(nn.Linear(5, 5), "weight", CWY(2))
+    assert [each.shape for each in factors(linear, "weight")] == [(2, 5), (2, 5)]
+    with parametrize.cached():
+        assert factors(linear, "weight")[0] is linear.weight
+    parametrize.register_parametrization(linear, "weight", nn.Identity())
+    assert torch.equal(*factors(linear, "weight"), linear.weight)
+    plain = nn.Linear(3, 2)
+    assert factors(plain, "weight") == (plain.weight,)

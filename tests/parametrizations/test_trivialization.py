@@ -123,7 +123,7 @@ def test_several_passes_before_a_step_count_once_and_other_optimisers_do_not():
 def test_what_happens_to_the_state_of_the_optimiser_is_chosen():
     states = {}
     for choice in ("keep", "transport", "reset"):
-        trivialization = Trivialization(Stiefel("euclidean"), rebase_every=3, optimiser_state=choice)
+        trivialization = Trivialization(Stiefel("euclidean"), rebase_every=3, optimizer_state=choice)
         module = constrained(trivialization, (6, 3))
         optimiser = torch.optim.Adam(module.parameters(), lr=0.05)
         target = torch.randn(6, 3, dtype=torch.float64)
@@ -214,8 +214,8 @@ def test_arguments_are_checked():
         Trivialization(rebase_every=0)
     with pytest.raises(TypeError, match="project_every"):
         Trivialization(project_every=1.5)
-    with pytest.raises(ValueError, match="optimiser_state"):
-        Trivialization(optimiser_state="drop")
+    with pytest.raises(ValueError, match="optimizer_state"):
+        Trivialization(optimizer_state="drop")
     with pytest.raises(ValueError, match="init 'henaff'"):
         Trivialization(SPD(), init="henaff")
     with pytest.raises(ValueError, match="needs a group"):

@@ -206,6 +206,27 @@ def test_a_bayesian_kernel_draws_once_a_sequence(monkeypatch):
     assert torch.equal(rnn(x)[0], rnn(x)[0])
 
 
+def test_a_bayesian_kernel_with_a_constrained_mean_draws_too():
+    kernel = mnvi.constrain(mnvi.MNLinear(6, 6, bias=False, dtype=torch.float64), "weight", CWY(2))
+    rnn = build(kernel=kernel)
+    drawn, again, mean = rnn.kernel_factors(), rnn.kernel_factors(), rnn.kernels[0].weight
+    assert len(drawn) == 1
+    assert not torch.equal(*drawn, *again)
+    assert not torch.equal(*drawn, mean)
+    assert torch.equal(*rnn.eval().kernel_factors(), mean)
+
+
+def test_the_factors_of_a_kernel_take_a_step():
+    rnn = build(kernel=CWY(2), nonlinearity="tanh", num_layers=2, bias=False)
+    x, h = data(1, 4, 3), data(2, 4, 6)
+    _, expected = rnn(x, h)
+    below = x[0]
+    for layer in range(2):
+        u, p = rnn.kernel_factors(layer)
+        below = (rnn.inputs[layer](below) + h[layer] - (h[layer] @ p.mT) @ u).tanh()
+        assert torch.allclose(below, expected[layer])
+
+
 def test_dropout_is_between_layers_and_only_while_training():
     rnn = build(num_layers=2, dropout=0.5)
     x = data(5, 4, 3)

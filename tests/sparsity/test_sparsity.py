@@ -265,7 +265,7 @@ def diverged():
         (two_layers, {"threshold": "1"}, TypeError, "threshold must be a number"),
         (two_layers, {"fraction": True}, TypeError, "fraction must be a number"),
         (two_layers, {"fraction": -0.1}, ValueError, "fraction must be finite and at least 0"),
-        (two_layers, {"fraction": 1}, ValueError, "fraction must be below 1"),
+        (two_layers, {"fraction": 1}, ValueError, "fraction must be finite and at least 0 and below 1, got 1"),
         (two_layers, {"fraction": 0.5, "groups": "row"}, ValueError, "groups must be one of"),
         (two_layers, {"fraction": 0.5, "skip": ["3"]}, ValueError, "no module named '3'"),
         (two_layers, {"fraction": 0.5, "skip": ["0", "2"]}, ValueError, "only Bayesian layers"),
