@@ -170,7 +170,7 @@ def test_a_mistake_in_the_model_is_shown_before_a_draw():
 def test_the_first_look_at_the_output_draws_nothing():
     model = Around(layer(3))
     seen = []
-    model.layer.register_forward_hook(lambda module, args, output: seen.append((module.samples, module.training)))
+    model.layer.register_forward_hook(lambda module, args, output: seen.append((module.is_sampling, module.training)))
     predict(model.train(), X, 4, chunk_size=2)
     assert seen == [(False, False), (True, False), (True, False)]
 
@@ -258,7 +258,7 @@ def test_a_pair_of_outputs_goes_through_a_loader():
 def test_the_model_sees_one_batch_and_one_chunk_at_a_time():
     model = Around(layer(3))
     rows = []
-    model.layer.register_forward_hook(lambda module, args, output: rows.append((len(args[0]), module.samples)))
+    model.layer.register_forward_hook(lambda module, args, output: rows.append((len(args[0]), module.is_sampling)))
     predict(model, DataLoader(TensorDataset(X), 3), 4, chunk_size=2)
     assert rows == [(3, False), (3, True), (3, True), (3, True), (3, True), (1, True), (1, True)]
 
@@ -315,7 +315,7 @@ def test_a_loader_that_fails_leaves_the_model_as_it_was():
         predict(model, DataLoader(TensorDataset(X, X, Y), 3), 2)
     assert model.training
     assert model.layer.training
-    assert not model.layer._sampling
+    assert not model.layer.eval().is_sampling
 
 
 # The density of the mixture -------------------------------------------------------------------------------------------

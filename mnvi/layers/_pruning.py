@@ -25,6 +25,11 @@ class PrunableLayer(nn.Module):
         self.register_buffer("pruned", torch.zeros(self.weight.shape, dtype=torch.float16, device=self.weight.device))
         self._is_pruned, self._seen = False, _version(self.pruned)
 
+    def _unregister_pruned(self) -> None:
+        self._unfollow()
+        for name in ("pruned", "_is_pruned", "_seen"):
+            delattr(self, name)
+
     @property
     def is_pruned(self) -> bool:
         """Whether any weight is pruned, as of the last :meth:`settle_`."""

@@ -1,8 +1,11 @@
-"""A linear layer with a matrix-normal weight."""
+"""The linear layer with a posterior over its weight."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..posteriors import PosteriorSpec
+from ..priors import PriorSpec
 from .base import BayesianLayer, build_parts, check_layer_arguments
 
 
@@ -30,11 +33,11 @@ class MNLinear(BayesianLayer, nn.Linear):
         out_features: int,
         bias: bool = True,
         *,
-        posterior=None,
-        prior=None,
+        posterior: PosteriorSpec | None = None,
+        prior: PriorSpec | None = None,
         estimator: str = "local",
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_layer_arguments(posterior, prior, estimator, in_features=in_features, out_features=out_features)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
@@ -44,7 +47,7 @@ class MNLinear(BayesianLayer, nn.Linear):
         if input.dim() == 0 or input.shape[-1] != self.in_features:
             raise ValueError(f"expected an input of shape (*, {self.in_features}), got {tuple(input.shape)}")
 
-    def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _transform(self, weight: Tensor, bias: Tensor | None, input: Tensor) -> Tensor:
         return F.linear(input, weight, bias)
 
     def _deviation(self, input: Tensor) -> Tensor:

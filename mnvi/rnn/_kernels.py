@@ -48,5 +48,5 @@ def factors(layer: nn.Module) -> tuple[Tensor, ...]:
 def sequence_weight(layer: nn.Module) -> Tensor:
     """The weight for one sequence: drawn where the layer is Bayesian and draws."""
     if isinstance(layer, BayesianLayer):
-        return layer.draw_weight() if layer.samples else layer.mean_weight()
+        return layer.draw_weight() if layer.is_sampling else layer.mean_weight()
     return layer.weight  # type: ignore[return-value]
