@@ -10,20 +10,13 @@ from torch.func import functional_call, jacrev, vmap
 
 import mnvi
 from mnvi.covariance import Dense, Kronecker
+from mnvi.layers.kinds import KINDS
 from mnvi.posteriors import Diagonal, MatrixNormal
 from tests.cases import PRIORS, SOME_FAMILIES, cases
 from tests.laws import assert_close, assert_moments, dense_covariance, randomise
 
 pytestmark = pytest.mark.usefixtures("float64")
-BAYESIAN = {
-    nn.Linear: mnvi.MNLinear,
-    nn.Conv1d: mnvi.MNConv1d,
-    nn.Conv2d: mnvi.MNConv2d,
-    nn.Conv3d: mnvi.MNConv3d,
-    nn.ConvTranspose1d: mnvi.MNConvTranspose1d,
-    nn.ConvTranspose2d: mnvi.MNConvTranspose2d,
-    nn.ConvTranspose3d: mnvi.MNConvTranspose3d,
-}
+BAYESIAN = {kind.plain: kind.bayesian for kind in KINDS if kind.plain}
 EVERYTHING_1D = {"stride": 2, "padding": 2, "dilation": 2, "groups": 2, "bias": False}
 EVERYTHING_2D = {"stride": (1, 2), "padding": (1, 0), "output_padding": (0, 1), "groups": 2, "bias": False}
 REFLECTED = {"stride": (2, 1), "padding": (2, 1), "padding_mode": "reflect"}

@@ -659,3 +659,45 @@ def test_dynamic_quantisation_takes_the_plain_network_and_passes_over_the_bayesi
     assert not isinstance(quantised[0], nn.Linear)
     for output in outputs:
         torch.testing.assert_close(output, model(x), rtol=0, atol=0.05)
+
+
+def test_the_earlier_name_of_is_sampling_works_and_warns():
+    layer = mnvi.MNLinear(6, 8)
+    for training in (True, False):
+        layer.train(training)
+        with pytest.warns(DeprecationWarning, match="is_sampling") as caught:
+            assert layer.samples is layer.is_sampling is training
+        assert caught[0].filename == __file__
+    assert "samples" not in dir(layer)  # what looks at all attributes is not warned
+    assert "is_sampling" in dir(layer)
+
+
+@pytest.mark.parametrize("context", [mnvi.sampling, mnvi.frozen_sample])
+def test_contexts_change_the_sampling_state_and_give_it_back(context):
+    layer = mnvi.MNLinear(6, 8).eval()
+    before = dict(vars(layer))
+    with context(layer):
+        assert layer.is_sampling
+        assert (layer.frozen_noise is None) is (context is mnvi.sampling)
+    assert vars(layer) == before
+    assert layer.frozen_noise is None
+    assert not layer.is_sampling
+
+
+def test_a_context_that_fails_half_way_gives_back_what_it_changed(monkeypatch):
+    model = mnvi.Sequential(mnvi.MNLinear(6, 6), mnvi.MNLinear(6, 8)).eval()
+    monkeypatch.setattr(type(model[1].posterior), "draw_noise", fail_from_the_second_call(model[0].posterior))
+    with pytest.raises(RuntimeError, match="no noise"), mnvi.frozen_sample(model):
+        pass
+    assert not any(layer.is_sampling for layer in model)
+
+
+def fail_from_the_second_call(first):
+    draw = type(first).draw_noise
+
+    def drawn(posterior):
+        if posterior is not first:
+            raise RuntimeError("no noise")
+        return draw(posterior)
+
+    return drawn
