@@ -15,7 +15,7 @@ from ._models.deterministic_weights import described, deterministic_modules
 from ._models.early_optimizers import watch_early_optimizers
 from ._models.tied_weights import refuse_tied
 from .layers import BayesianLayer, bayesian_layers, kinds
-from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, column_split
+from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, column_split, initial_scale
 from .module import disable_fast_path, kl
 
 LARGE = 32 * 2**20  # bytes of covariance factors above which a conversion says how much memory they take
@@ -186,7 +186,7 @@ def _parts(
     weight: Tensor, posterior: posteriors.PosteriorSpec, prior: priors.PriorSpec | None
 ) -> tuple[priors.Prior, posteriors.Posterior]:
     """The prior and posterior for a trained ``weight``, with standard deviations of a tenth of its root mean square."""
-    made_prior, made_posterior = build_parts(weight, posterior, prior)
+    made_prior, made_posterior = build_parts(weight, posterior, prior, initial_scale(weight))
     scale = 0.0 if weight.is_meta else INITIAL_RATIO * weight.detach().square().mean().sqrt().item()
     if scale > 0:
         made_posterior.set_scale_(scale)

@@ -26,8 +26,9 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
     mean, except inside :func:`mnvi.sampling` and :func:`mnvi.frozen_sample`.
 
     A new kind of layer is a subclass and a row of :mod:`mnvi.layers.kinds`. The subclass has a constructor, which ends
-    with :meth:`_make_bayesian`, and says how an input meets a weight: :meth:`_check_input`, :meth:`_transform` and
+    with :meth:`_add_posterior`, and says how an input meets a weight: :meth:`_check_input`, :meth:`_transform` and
     :meth:`_deviation`. What a call has beside its input goes to all three (the second input of a bilinear layer, say).
+    Where torch's initial weights have another size than 1/√(3·fan_in), :meth:`_initial_scale` says so.
 
     Initial scale: every weight's posterior standard deviation starts at a tenth of the standard deviation that torch's
     default initialisation gives the weights, 0.1/√(3·fan_in). A layer's noise then carries 1 % of its output's
@@ -40,8 +41,14 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
     posterior: posteriors.Posterior
     default_estimator = "local"
 
+    def _add_posterior(
+        self, posterior: posteriors.PosteriorSpec | None, prior: priors.PriorSpec | None, estimator: str | None
+    ) -> None:
+        """The end of a constructor: posterior and prior of the weight that the torch layer's ``__init__`` has made."""
+        self._make_bayesian(*build_parts(self.weight, posterior, prior, self._initial_scale()), estimator)
+
     def _make_bayesian(self, prior: priors.Prior, posterior: posteriors.Posterior, estimator: str | None) -> None:
-        """Attach what :func:`build_parts` made; the torch layer's own ``__init__`` has run."""
+        """Attach what :func:`build_parts` made."""
         self.estimator = estimator or self.default_estimator
         self.prior, self.posterior = prior, posterior
         self._register_sampling()
@@ -71,7 +78,7 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
         self.settle_()
 
     def _initial_scale(self) -> float:
-        """The posterior standard deviation of a weight with torch's initial values."""
+        """The posterior standard deviation at the start: a tenth of the standard deviation of initial weights."""
         return initial_scale(self.weight)
 
     def mean_weight(self) -> Tensor:
@@ -152,15 +159,15 @@ def bayesian_layers(model: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
 
 
 def build_parts(
-    weight: Tensor, posterior: posteriors.PosteriorSpec | None, prior: priors.PriorSpec | None
+    weight: Tensor, posterior: posteriors.PosteriorSpec | None, prior: priors.PriorSpec | None, scale: float
 ) -> tuple[priors.Prior, posteriors.Posterior]:
-    """The prior and posterior modules for a layer's ``weight``; ``None`` is the default of each."""
+    """The prior and posterior of a layer's ``weight``, ``None`` the default of each; standard deviations ``scale``."""
     matrix = weight.flatten(1)
     options = {"device": weight.device, "dtype": weight.dtype}
     shape = (matrix.shape[0], matrix.shape[1])
     made_prior = (prior or priors.Normal()).build(shape, **options)
     made_posterior = (posterior or posteriors.MatrixNormal()).build(shape, split=column_split(weight), **options)
-    made_posterior.set_scale_(initial_scale(weight))
+    made_posterior.set_scale_(scale)
     return made_prior, made_posterior
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._checks import positive_int
 from ..posteriors import PosteriorSpec
 from ..priors import PriorSpec
-from .base import BayesianLayer, build_parts, check_layer_arguments
+from .base import BayesianLayer, check_layer_arguments
 
 
 class _MNConvNd(BayesianLayer):
@@ -30,7 +30,7 @@ class _MNConvNd(BayesianLayer):
         check_layer_arguments(posterior, prior, estimator)
         _check_sizes(super().__init__, args, kwargs)
         super().__init__(*args, **kwargs)
-        self._make_bayesian(*build_parts(self.weight, posterior, prior), estimator)
+        self._add_posterior(posterior, prior, estimator)
 
     def _check_input(self, input: Tensor, *args: Any) -> None:
         spatial = self.weight.dim() - 2

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..posteriors import PosteriorSpec
 from ..priors import PriorSpec
-from .base import BayesianLayer, build_parts, check_layer_arguments
+from .base import BayesianLayer, check_layer_arguments
 
 
 class MNLinear(BayesianLayer, nn.Linear):
@@ -41,7 +41,7 @@ class MNLinear(BayesianLayer, nn.Linear):
     ) -> None:
         check_layer_arguments(posterior, prior, estimator, in_features=in_features, out_features=out_features)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self._make_bayesian(*build_parts(self.weight, posterior, prior), estimator)
+        self._add_posterior(posterior, prior, estimator)
 
     def _check_input(self, input: Tensor) -> None:
         if input.dim() == 0 or input.shape[-1] != self.in_features:
