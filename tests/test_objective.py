@@ -348,3 +348,12 @@ def test_a_checkpointed_objective_counts_once(use_reentrant):
 def test_a_schedule_without_a_number_is_named():
     with pytest.raises(ValueError, match="gave None at step 0"):
         ELBO(10, lambda step: None)(torch.tensor(0.0), MNLinear(3, 2))
+
+
+def test_a_pickle_with_the_earlier_name_of_the_count_goes_on():
+    elbo, model = ELBO(10, KLWarmup(8)), mlp()
+    weights(elbo, model, 3)
+    pickled = pickle.dumps(elbo, protocol=0)  # in which names end with a line
+    assert b"_StepCount\n" in pickled
+    loaded = pickle.loads(pickled.replace(b"_StepCount\n", b"_Count\n"))
+    assert weights(loaded, model, 2) == pytest.approx([0.5, 0.625])

@@ -1,4 +1,4 @@
-"""Whether the code that runs will be run again in the backward pass, by activation checkpointing."""
+"""Activation checkpointing: whether the code that runs now will be run again in the backward pass."""
 
 import sys
 

@@ -112,5 +112,5 @@ def test_it_cannot_be_cut_and_compact_says_so():
         def forward(self, x):
             return self.a(x, x)
 
-    with pytest.raises(ValueError, match="layer '0.a'"):
+    with pytest.raises(ValueError, match=r"layer '0\.a'"):
         mnvi.sparsity.compact(nn.Sequential(Squared()))
