@@ -166,7 +166,8 @@ def build_parts(
     options = {"device": weight.device, "dtype": weight.dtype}
     shape = (matrix.shape[0], matrix.shape[1])
     made_prior = (prior or priors.Normal()).build(shape, **options)
-    made_posterior = (posterior or posteriors.MatrixNormal()).build(shape, split=column_split(weight), **options)
+    spec: Any = posterior or posteriors.MatrixNormal()
+    made_posterior = spec.build(shape, split=column_split(weight), **options)
     made_posterior.set_scale_(scale)
     return made_prior, made_posterior
 
