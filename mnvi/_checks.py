@@ -1,4 +1,4 @@
-"""Argument checks shared by every public constructor: each raises before anything is allocated or changed."""
+"""Checks of arguments, shared by all public constructors; each raises before anything is allocated or changed."""
 
 import inspect
 import math
@@ -25,7 +25,13 @@ def positive_float(name: str, value: Any) -> float:
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, below: bool = False) -> float:
-    """Return ``value`` if it is a finite number from ``low`` to ``high`` (with ``below``: below it), else raise.
+    """Return ``float(value)`` if it is a finite number from ``low`` to ``high``, else raise.
+
+    Args:
+        name: what the message calls the number.
+        value: what came.
+        low, high: the range; both belong to it.
+        below: whether ``high`` does not belong to it.
 
     Raises:
         TypeError, ValueError: naming ``name``, what came and what was expected.

@@ -1,4 +1,4 @@
-"""What a model takes and what a batch of a DataLoader holds, in one form."""
+"""The inputs of one call of a model, in one form for tensors, tuples, dicts and the batches of a DataLoader."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A line on stderr for what takes long."""
+"""The progress line: how far a long computation is, on stderr."""
 
 import sys
 import time

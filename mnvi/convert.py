@@ -1,4 +1,4 @@
-"""Trained torch networks to Bayesian ones and back."""
+"""Conversion of a network: trained torch layers become Bayesian ones, and go back."""
 
 import copy
 import warnings
@@ -9,33 +9,22 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import layers, posteriors, priors
+from . import posteriors, priors
 from ._models.bypassed_layers import check_first_pass, stop_checking
 from ._models.deterministic_weights import described, deterministic_modules
 from ._models.early_optimizers import watch_early_optimizers
 from ._models.tied_weights import refuse_tied
-from .layers import MNTransposedLinear, bayesian_layers
-from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, column_split
-from .layers.transposed_linear import is_transposed_linear
+from .layers import BayesianLayer, bayesian_layers, kinds
+from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, column_split, initial_scale
 from .module import disable_fast_path, kl
 
-_KINDS: dict[type, type] = {
-    nn.Linear: layers.MNLinear,
-    nn.Conv1d: layers.MNConv1d,
-    nn.Conv2d: layers.MNConv2d,
-    nn.Conv3d: layers.MNConv3d,
-    nn.ConvTranspose1d: layers.MNConvTranspose1d,
-    nn.ConvTranspose2d: layers.MNConvTranspose2d,
-    nn.ConvTranspose3d: layers.MNConvTranspose3d,
-}
-_TORCH_KINDS = {bayesian: plain for plain, bayesian in _KINDS.items()}
 LARGE = 32 * 2**20  # bytes of covariance factors above which a conversion says how much memory they take
 
 
 def to_bayesian(
     model: nn.Module,
     posterior: posteriors.PosteriorSpec | None = None,
-    prior=None,
+    prior: priors.PriorSpec | None = None,
     skip: Iterable[str] = (),
     *,
     only: Iterable[str] | None = None,
@@ -45,9 +34,11 @@ def to_bayesian(
 
     Each stays the same object with the same parameters (and hooks): its weights become posterior means, and the
     posterior's standard deviation starts at a tenth of their root mean square. The model gets a ``kl()`` method, unless
-    it has an attribute of that name; :func:`mnvi.kl` works in any case. What becomes Bayesian are ``nn.Linear``, all
-    convolutions, and ``Conv1D`` of Hugging Face's transformers. Layers of other kinds (embeddings, recurrent and
-    attention weights) stay as they are, and so do subclasses of torch's and layers whose weight is no parameter.
+    it has an attribute of that name; :func:`mnvi.kl` works in any case.
+
+    What becomes Bayesian are ``nn.Linear``, all convolutions, and ``Conv1D`` of Hugging Face's transformers: the rows
+    of :mod:`mnvi.layers.kinds`. Layers of other kinds (embeddings, recurrent and attention weights) stay as they are,
+    and so do subclasses of torch's and layers whose weight is no parameter.
 
     Make the optimiser afterwards: one made before steps the means, but not the new parameters of the posteriors. The
     first training pass with gradients checks that every layer draws; a layer whose weight is read past its ``forward``
@@ -86,13 +77,8 @@ def to_bayesian(
     _warn_of_deterministic(model, chosen, skip, only)
     # All parts before any change, so that a prior that does not fit leaves the model as it was.
     parts = [_parts(layer.weight, posterior, prior) for layer in chosen]
-    for layer, (made_prior, made_posterior) in zip(chosen, parts, strict=True):
-        if is_transposed_linear(layer):
-            layer.plain = type(layer)
-        layer.__class__ = _KINDS.get(type(layer), MNTransposedLinear)
-        layer._make_bayesian(made_prior, made_posterior, estimator)
-        made_posterior.train(layer.training)
-        made_prior.train(layer.training)
+    for layer, made in zip(chosen, parts, strict=True):
+        _replace_class(layer, *made, estimator)
     disable_fast_path(model)
     stop_checking(model)
     model.register_forward_hook(check_first_pass)
@@ -114,7 +100,7 @@ def to_deterministic(model: nn.Module) -> nn.Module:
         ValueError: the weight of a layer is made in a hook, as under ``torch.nn.utils.prune``.
     """
     for name, layer in bayesian_layers(model):
-        if _kind(layer) not in (*_TORCH_KINDS, MNTransposedLinear):
+        if kinds.kind_of(layer) is None:
             raise TypeError(f"layer {name!r} is a {type(layer).__name__}, which has no plain torch layer to go back to")
         if not parametrize.is_parametrized(layer, "weight") and "weight" not in layer._parameters:
             raise ValueError(f"the weight of layer {name!r} is made in a hook; call torch.nn.utils.prune.remove first")
@@ -122,7 +108,7 @@ def to_deterministic(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(model)
     for _, layer in list(bayesian_layers(plain)):
         constrained, pruned, top = parametrize.is_parametrized(layer), layer.pruned != 0, type(layer)
-        kind = _TORCH_KINDS.get(_kind(layer)) or layer.__dict__.pop("plain")
+        kind = kinds.plain_kind(layer) or layer.__dict__.pop("plain")
         layer._make_plain(_constrained(kind, top) if constrained else kind)
         if parametrize.is_parametrized(layer, "weight") and pruned.any():
             parametrize.remove_parametrizations(layer, "weight")
@@ -134,9 +120,15 @@ def to_deterministic(model: nn.Module) -> nn.Module:
     return plain
 
 
-def _kind(layer: nn.Module) -> type:
-    """The layer's class, without the one that torch puts on top of it where a tensor is parametrized."""
-    return type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
+def _replace_class(layer: Any, prior: priors.Prior, posterior: posteriors.Posterior, estimator: str | None) -> None:
+    """Make a plain ``layer`` the Bayesian one of its kind; it stays the same object."""
+    kind: Any = kinds.kind_of(layer)
+    if kind.plain is None:
+        layer.plain = type(layer)  # for the way back
+    layer.__class__ = kind.bayesian
+    layer._make_bayesian(prior, posterior, estimator)
+    posterior.train(layer.training)
+    prior.train(layer.training)
 
 
 def _constrained(kind: type, top: type) -> type:
@@ -167,12 +159,11 @@ def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | Non
         below = {module: name for name, module in named if _below(name, root) and _convertible(module)}
         found = {module: name for module, name in below.items() if module not in skipped}
         if not found:
-            kinds = ", ".join([*(kind.__name__ for kind in _KINDS), "transformers' Conv1D"])
             kind, without = type(model.get_submodule(root)).__name__, f" without {skip}" if skip else ""
             where = f"{root or 'the model'!r} (a {kind}){without}"
             already = any(bayesian_layers(model.get_submodule(root)))
             hint = "; its layers are Bayesian already" if already else ", but no subclasses of these"
-            raise ValueError(f"nothing to convert in {where}; what can be is {kinds}{hint}")
+            raise ValueError(f"nothing to convert in {where}; what can be is {kinds.names()}{hint}")
         chosen |= found
     if not chosen:
         raise ValueError("only=() names nothing to convert")
@@ -180,33 +171,39 @@ def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | Non
 
 
 def _convertible(module: nn.Module) -> bool:
+    if kinds.kind_of(module) is None or isinstance(module, BayesianLayer) or parametrize.is_parametrized(module):
+        return False
     # A weight that is no parameter (old-style weight norm, torch's pruning) is made anew in every forward pass.
-    known = type(module) in _KINDS or is_transposed_linear(module)
     weight = module._parameters.get("weight")
-    return known and isinstance(weight, nn.Parameter) and not weight.is_complex()
+    return isinstance(weight, nn.Parameter) and not weight.is_complex()
 
 
 def _below(name: str, root: str) -> bool:
     return root == "" or name == root or name.startswith(root + ".")
 
 
-def _parts(weight: Tensor, posterior: posteriors.PosteriorSpec, prior) -> tuple[priors.Prior, posteriors.Posterior]:
-    made_prior, made_posterior = build_parts(weight, posterior, prior)
+def _parts(
+    weight: Tensor, posterior: posteriors.PosteriorSpec, prior: priors.PriorSpec | None
+) -> tuple[priors.Prior, posteriors.Posterior]:
+    """The prior and posterior for a trained ``weight``, with standard deviations of a tenth of its root mean square."""
+    made_prior, made_posterior = build_parts(weight, posterior, prior, initial_scale(weight))
     scale = 0.0 if weight.is_meta else INITIAL_RATIO * weight.detach().square().mean().sqrt().item()
     if scale > 0:
         made_posterior.set_scale_(scale)
     return made_prior, made_posterior
 
 
-def _warn_of_deterministic(model: nn.Module, chosen: Iterable[Any], skip: tuple[str, ...], only) -> None:
+def _warn_of_deterministic(
+    model: nn.Module, chosen: Iterable[Any], skip: tuple[str, ...], only: tuple[str, ...] | None
+) -> None:
     named = list(model.named_modules(remove_duplicate=False))
     done = {*chosen} | {module for name, module in named if any(_below(name, root) for root in skip)}
     asked = {module for name, module in named if only is None or any(_below(name, root) for root in only)}
     left = {name: module for name, module in deterministic_modules(model).items() if module in asked - done}
     if left:
         warnings.warn(
-            f"no posterior for {', '.join(described(left))}: to_bayesian converts linear and convolutional layers "
-            "only; name what is meant to stay deterministic in skip",
+            f"no posterior for {', '.join(described(left))}: to_bayesian converts {kinds.names()} only; name what is "
+            "meant to stay deterministic in skip",
             stacklevel=3,
         )
 

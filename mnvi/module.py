@@ -1,16 +1,16 @@
-"""What a whole model gains: its KL, and the two contexts that make it draw outside training."""
+"""Whole models: their KL, and the two contexts in which they draw outside training."""
 
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ._models.tied_weights import refuse_shared_means
-from ._torch.checkpointing import checkpoints
 from .layers import BayesianLayer, bayesian_layers
+from .layers._sampling import sampling_context
+from .posteriors.base import Noise
 
 
 def kl(model: nn.Module) -> Tensor:
@@ -42,7 +42,11 @@ def warn_without_posterior(model: nn.Module, consequence: str, stacklevel: int =
 
 
 def disable_fast_path(model: nn.Module) -> None:
-    """Keep torch's fused inference path out of transformers with Bayesian layers: it reads weights past the layers."""
+    """Switch off the fast path of torch's transformer encoders that contain Bayesian layers, for good.
+
+    In eval mode such an encoder may give the weights of its layers to one fused function, and call no layer: none would
+    draw. The two attributes are what the encoder asks before it does so; the ordinary path computes the same.
+    """
     for module in model.modules():
         if isinstance(module, (nn.TransformerEncoder, nn.TransformerEncoderLayer)) and any(bayesian_layers(module)):
             module.use_nested_tensor = False  # type: ignore[assignment]
@@ -50,25 +54,14 @@ def disable_fast_path(model: nn.Module) -> None:
 
 
 @contextmanager
-def _state(model: nn.Module, attributes: Callable[[BayesianLayer], dict[str, Any]]):
+def _drawing(model: nn.Module, noise: Callable[[BayesianLayer], Noise | None]):
+    """Inside, the Bayesian layers of ``model`` draw, or hold the draw of their ``noise(layer)``."""
     disable_fast_path(model)
     layers = [layer for _, layer in bayesian_layers(model)]
     for layer in layers:
         layer.settle_()
-    around = 0 if torch.compiler.is_compiling() else sum(checkpoints())
-    before: list[dict[str, Any]] = []
-    try:
-        for layer in layers:
-            entered = layer._sampling or layer._frozen is not None
-            new = {**attributes(layer), "_checkpoints": min(around, layer._checkpoints) if entered else around}
-            before.append({name: getattr(layer, name) for name in new})
-            for name, value in new.items():
-                setattr(layer, name, value)
+    with sampling_context(layers, noise):
         yield
-    finally:
-        for layer, state in zip(layers, before, strict=False):
-            for name, value in state.items():
-                setattr(layer, name, value)
 
 
 @contextmanager
@@ -76,10 +69,19 @@ def sampling(model: nn.Module):
     """Inside, Bayesian layers draw in eval mode too; batch norm and dropout stay as they are.
 
     The previous state comes back at the end, also when an exception is raised. The state lies on the layers: contexts
-    may be nested, but not overlap, nor be shared between threads. With activation checkpointing enter the context
-    inside the checkpointed function, which then makes the same draws again; around it, it is refused.
+    may be nested, but not overlap, nor be shared between threads.
+
+    With activation checkpointing, enter the context inside the checkpointed function, which then makes the same draws
+    again in the backward pass. Around a checkpointed function it is refused.
+
+    Raises:
+        RuntimeError: from ``forward``, of a layer that activation checkpointing would run again outside the context.
+
+    Example:
+        >>> with torch.no_grad(), mnvi.sampling(model):
+        ...     outputs = torch.stack([model(x) for _ in range(32)])
     """
-    with _state(model, lambda layer: {"_sampling": True}):
+    with _drawing(model, lambda layer: None):
         yield model
 
 
@@ -87,15 +89,14 @@ def sampling(model: nn.Module):
 def frozen_sample(model: nn.Module):
     """Inside, every call uses one joint draw of all weights, in train and eval mode: the model is one fixed function.
 
-    The draw is kept as noise, so gradients reach the posterior's parameters.
-    The previous state comes back at the end, also when an exception is raised. Activation checkpointing: as for
-    :func:`sampling`.
+    The draw is kept as noise, so gradients reach the posterior's parameters. The previous state comes back at the end,
+    also when an exception is raised. For activation checkpointing see :func:`sampling`.
 
     Example:
         >>> with mnvi.frozen_sample(model):
         ...     f_grid = model(grid)  # one function of the posterior, at all points of the grid
     """
-    with _state(model, lambda layer: {"_frozen": layer.posterior.draw_noise()}):
+    with _drawing(model, lambda layer: layer.posterior.draw_noise()):
         yield model
 
 

@@ -1,4 +1,4 @@
-"""The evidence lower bound as a loss, and schedules for the weight of its KL."""
+"""The evidence lower bound as a loss, and a schedule for the weight of its KL."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._checks import positive_int
+from ._checks import number, positive_int
 from .layers import bayesian_layers
 from .likelihoods import Likelihood
 from .likelihoods.base import described
 from .module import kl, warn_without_posterior
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,15 @@ class KLWarmup:
 class ELBO(nn.Module):
     """Negative evidence lower bound per training example, in nats: loss = NLL + weight·KL/``num_data``.
 
+    With the weight 1, −``num_data``·loss is at most the log evidence log p(data) in expectation (Graves, 2011; Blundell
+    et al., 2015, arXiv:1505.05424). A weight that rises from 0 lets the means settle first (Sønderby et al., 2016,
+    arXiv:1602.02282).
+
     Args:
         num_data: number of training examples (of the whole training set, not of a batch).
-        kl_weight: a number ≥ 0, or a schedule ``step -> number`` such as :class:`KLWarmup`. ``step`` counts the
-            optimiser's steps so far, an int. It is a buffer, so it is saved with whatever module this one is part of.
-            Losses computed without gradients do not count. In a graph of torch.compile a schedule other than
+        kl_weight: a number ≥ 0, or a schedule ``step -> number`` such as :class:`KLWarmup`. ``step``, an int, counts
+            the optimiser's steps so far. It is kept in a buffer, so it is saved with whatever module this one is part
+            of. Losses computed without gradients do not count. In a graph of torch.compile a schedule other than
             :class:`KLWarmup` is a constant: each step compiles anew.
         likelihood: an object of :mod:`mnvi.likelihoods`, a part of this module: its parameters are among
             ``elbo.parameters()``, and ``elbo(output, target, model)`` takes the model's output.
@@ -75,10 +81,7 @@ class ELBO(nn.Module):
         if isinstance(kl_weight, type):
             raise TypeError(f"kl_weight must be a number or a schedule, got {kl_weight!r}, a class")
         if not callable(kl_weight):
-            if isinstance(kl_weight, bool) or not isinstance(kl_weight, (int, float)):
-                raise TypeError(f"kl_weight must be a number or a schedule, got {kl_weight!r}")
-            if not 0 <= kl_weight < float("inf"):
-                raise ValueError(f"kl_weight must be finite and at least 0, got {kl_weight}")
+            number("kl_weight (without a schedule)", kl_weight, 0)
         if likelihood is not None and not isinstance(likelihood, Likelihood):
             raise TypeError(f"likelihood must be an object such as mnvi.likelihoods.Categorical(), got {likelihood!r}")
         self.kl_weight = kl_weight
@@ -86,7 +89,7 @@ class ELBO(nn.Module):
         self.accumulate = positive_int("accumulate", accumulate)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.register_buffer("losses", torch.zeros((), dtype=torch.long), persistent=False)  # since the last step
-        self._count = _Count()
+        self._count = _StepCount()
 
     def reset_parameters(self) -> None:
         """Begin the schedule anew."""
@@ -135,7 +138,7 @@ class ELBO(nn.Module):
             return self.kl_weight
         if self._traced():
             return self.kl_weight.of_tensor(self.step)  # type: ignore[attr-defined]
-        step = self._count.of(self.step, self.losses)
+        step = self._count.step(self.step, self.losses)
         weight = self.kl_weight(step)
         if not isinstance(weight, Real) or not 0 <= weight < float("inf"):
             raise ValueError(f"the schedule kl_weight gave {weight} at step {step}, not a finite number ≥ 0")
@@ -174,14 +177,18 @@ class ELBO(nn.Module):
             self._count.read(self.step, self.losses)
 
 
-class _Count:
-    """The numbers in the buffers as ints, read from their device again only where the step was changed from outside."""
+class _StepCount:
+    """The numbers in the buffers as ints, without waiting for their device.
+
+    They are counted along, and read from the device again only where something else has changed the step.
+    """
 
     def __init__(self) -> None:
         self.steps, self.losses = 0, 0
         self.seen: tuple[Tensor, int] | None = None  # the buffer, and its version
 
-    def of(self, step: Tensor, losses: Tensor) -> int:
+    def step(self, step: Tensor, losses: Tensor) -> int:
+        """The number in ``step``."""
         known = torch.compiler.is_compiling() or (
             self.seen is not None and self.seen[0] is step and self.seen[1] == step._version
         )
@@ -190,17 +197,23 @@ class _Count:
         return self.steps
 
     def read(self, step: Tensor, losses: Tensor) -> None:
+        """Take both numbers from their device."""
         self.steps, self.losses = int(step), int(losses)
         self.seen = (step, step._version)
 
     def advance(self, step: Tensor, accumulate: int) -> None:
+        """One more loss, as the buffers have counted it."""
         self.losses += 1
         self.steps, self.losses = self.steps + self.losses // accumulate, self.losses % accumulate
         if not torch.compiler.is_compiling():
             self.seen = (step, step._version)
 
 
+_Count = _StepCount  # its name in pickles of earlier versions
+
+
 def _mean_nll(nll: Any) -> Tensor:
+    """``nll``, if it is a scalar tensor."""
     if not isinstance(nll, Tensor):
         raise TypeError(f"nll must be a tensor, got {described(nll)}")
     if nll.dim() != 0:
@@ -208,10 +221,8 @@ def _mean_nll(nll: Any) -> Tensor:
     return nll
 
 
-HALF = (torch.float16, torch.bfloat16)
-
-
 def _why_not_finite(loss: Tensor, nll: Tensor, model: nn.Module) -> str:
+    """The message of a loss that is not finite: which part of it is not, and what may help."""
     layers = {name or "the model": layer for name, layer in bayesian_layers(model)}
     bad = {name: layer for name, layer in layers.items() if not bool(torch.isfinite(layer.kl()))}
     causes = [f"the KL of {', '.join(name + _fault(layer) for name, layer in bad.items())}"] if bad else []

@@ -1,4 +1,4 @@
-"""Predictions averaged over the posterior, their uncertainty split in two."""
+"""The posterior predictive: predictions averaged over the posterior, with their uncertainty split in two."""
 
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -25,6 +25,9 @@ SHORT_NAMES: dict[str, type[Likelihood]] = {
     "heteroscedastic_gaussian": HeteroscedasticGaussian,
     "poisson": Poisson,
 }
+# The tensors of a prediction that have one value an example.
+FIELDS = ("mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information", "target")
+FIELDS += ("_target_log_prob",)
 
 
 def predict(
@@ -60,6 +63,9 @@ def predict(
     after the other where not. What takes longer than two seconds shows its progress on stderr. Not thread-safe: the
     model is in eval mode, and draws, until the call returns.
 
+    The entropy of the prediction is split into the part that the data's noise has and the part that not knowing the
+    weights has, their mutual information with the prediction (Depeweg et al., 2018, arXiv:1710.07283).
+
     Raises:
         ValueError, TypeError: an argument, the model's output or the targets do not fit, naming what came.
 
@@ -76,13 +82,13 @@ def predict(
     warn_without_posterior(model, "all draws are equal")
     device = next((each.device for each in (*model.parameters(), *model.buffers())), None)
     parts = []
-    with _evaluating(model), torch.no_grad(), Progress("predict", _total(x, num_samples)) as progress:
+    with _in_eval_mode(model), torch.no_grad(), Progress("predict", _total(x, num_samples)) as progress:
         sampler = _Sampler(model, likelihood, num_samples, chunk, progress.advance)
         for inputs in calls:
             home = inputs.device()
             if isinstance(x, DataLoader) and device is not None:
                 inputs = inputs.to(device)
-            part = _predicted(likelihood, sampler.draw(inputs), inputs.target, keep_draws)
+            part = _prediction(likelihood, sampler.draw(inputs), inputs.target, keep_draws)
             parts.append(_to(part, home) if isinstance(x, DataLoader) else part)
     if not parts:
         raise ValueError("the DataLoader has no batches")
@@ -109,7 +115,8 @@ def _likelihood(likelihood: Likelihood | str, noise_scale: float | Tensor | None
 
 
 @contextmanager
-def _evaluating(model: nn.Module):
+def _in_eval_mode(model: nn.Module):
+    """Inside, the model is in eval mode; then every module is in its own again."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -120,7 +127,7 @@ def _evaluating(model: nn.Module):
 
 
 @contextmanager
-def _unchanged(model: nn.Module):
+def _keeping_tensors(model: nn.Module):
     """Give the modules back the tensors that they had as attributes and buffers: those that vmap leaves are dead."""
     holders = [holder for module in model.modules() for holder in (vars(module), module._buffers)]
     before = [dict(holder) for holder in holders]
@@ -137,9 +144,14 @@ def _unchanged(model: nn.Module):
 
 
 class _Sampler:
-    """Draws of the model's output, as far as the likelihood reads it; refuses what does not fit before the first."""
+    """Draws of the model's output, as far as the likelihood reads it; refuses what does not fit before the first.
 
-    def __init__(self, model, likelihood, num_samples: int, chunk: int, advance: Callable[[int], None]) -> None:
+    ``advance(count)`` is called after every ``count`` draws.
+    """
+
+    def __init__(
+        self, model: nn.Module, likelihood: Likelihood, num_samples: int, chunk: int, advance: Callable[[int], None]
+    ) -> None:
         self.model, self.likelihood, self.advance = model, likelihood, advance
         self.sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
         self.checked, self.batched = False, True
@@ -147,7 +159,7 @@ class _Sampler:
     def draw(self, inputs: Inputs) -> Draws:
         """Outputs stacked over the draws, (S, N, …)."""
 
-        def output(_: Any = None) -> Draws:
+        def output(_: Any = None) -> Draws:  # takes what vmap runs over
             return self.likelihood.read(inputs.call(self.model))
 
         if not self.checked:
@@ -161,7 +173,7 @@ class _Sampler:
     def _chunk(self, output: Callable[..., Draws], size: int) -> Draws:
         if self.batched:
             try:
-                with _unchanged(self.model):
+                with _keeping_tensors(self.model):
                     draws = torch.func.vmap(output, randomness="different")(torch.empty(size))
                 self.advance(size)
                 return draws
@@ -174,16 +186,13 @@ class _Sampler:
         return over(lambda *each: torch.stack(each), *draws)
 
 
-def _predicted(likelihood: Likelihood, draws: Draws, target: Tensor | None, keep_draws: bool) -> Prediction:
+def _prediction(likelihood: Likelihood, draws: Draws, target: Tensor | None, keep_draws: bool) -> Prediction:
+    """The prediction of one batch; without its draws it has the log density of the target that came along."""
     part = replace(likelihood.prediction(draws), target=target)
     if keep_draws:
         return part
     known = target is not None and likelihood.has_density
     return replace(part, draws=None, likelihood=None, _target_log_prob=part.log_prob() if known else None)
-
-
-FIELDS = ("mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information", "target")
-FIELDS += ("_target_log_prob",)
 
 
 def _to(part: Prediction, device: torch.device) -> Prediction:
@@ -194,6 +203,7 @@ def _to(part: Prediction, device: torch.device) -> Prediction:
 
 
 def _joined(parts: list[Prediction]) -> Prediction:
+    """The predictions of all batches as one."""
     if len(parts) == 1:
         return parts[0]
     try:
@@ -211,6 +221,7 @@ def _concatenated(values: list[Tensor | None]) -> Tensor | None:
 
 
 def _total(x: Any, num_samples: int) -> int | None:
+    """How many draws there will be, over all batches; None where that is not known."""
     if not isinstance(x, DataLoader):
         return num_samples
     try:

@@ -7,22 +7,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributions import MultivariateNormal, Normal
 from torch.utils.checkpoint import checkpoint
 
 import mnvi
 from mnvi import ELBO, KLWarmup, MNLinear
+from mnvi.covariance import Diagonal
 from mnvi.likelihoods import Categorical, Gaussian
-from tests.laws import assert_close
+from mnvi.posteriors import MatrixNormal
+from tests.cases import cases
+from tests.laws import assert_close, dense_covariance, randomise
+from tests.models import X, mlp
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def mlp():
-    return mnvi.Sequential(MNLinear(4, 6), nn.Tanh(), MNLinear(6, 3))
-
-
 NLL = torch.tensor(0.5, dtype=torch.float64)
-X = torch.randn(7, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 Y = torch.randint(3, (7,), generator=torch.Generator().manual_seed(4))
 
 
@@ -348,3 +348,170 @@ def test_a_checkpointed_objective_counts_once(use_reentrant):
 def test_a_schedule_without_a_number_is_named():
     with pytest.raises(ValueError, match="gave None at step 0"):
         ELBO(10, lambda step: None)(torch.tensor(0.0), MNLinear(3, 2))
+
+
+def test_a_pickle_with_the_earlier_name_of_the_count_goes_on():
+    elbo, model = ELBO(10, KLWarmup(8)), mlp()
+    weights(elbo, model, 3)
+    pickled = pickle.dumps(elbo, protocol=0)  # in which names end with a line
+    assert b"_StepCount\n" in pickled
+    loaded = pickle.loads(pickled.replace(b"_StepCount\n", b"_Count\n"))
+    assert weights(loaded, model, 2) == pytest.approx([0.5, 0.625])
+
+
+# Objective ------------------------------------------------------------------------------------------------------------
+
+
+def test_elbo_is_the_nll_plus_the_kl_per_example():
+    model = mlp()
+    nll = model(X).square().mean()
+    loss, same, kl = ELBO(num_data=50)(nll, model)
+    assert same is nll
+    assert_close(kl, model.kl())
+    assert_close(loss, nll + model.kl() / 50)
+    assert_close(ELBO(50, kl_weight=0.3)(nll, model)[0], nll + 0.3 * model.kl() / 50)
+    assert torch.equal(ELBO(50, kl_weight=0)(nll, model)[0], nll)
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
+def test_elbo_of_a_plain_model_is_the_nll():
+    nll = torch.tensor(1.5)
+    loss, _, kl = ELBO(10)(nll, nn.Linear(2, 2))
+    assert (loss.item(), kl.item()) == (1.5, 0.0)
+
+
+def test_a_schedule_steps_in_training_only_and_is_saved():
+    model, seen = mlp(), []
+    elbo = ELBO(50, kl_weight=lambda step: seen.append(step) or 1.0)
+    for training in (True, True, False, False, True):
+        elbo(torch.tensor(0.0), model.train(training))
+    assert seen == [0, 1, 2, 2, 2]
+    other = ELBO(50, kl_weight=elbo.kl_weight)
+    other.load_state_dict(copy.deepcopy(elbo.state_dict()))
+    other(torch.tensor(0.0), model)
+    assert seen[-1] == 3
+    assert other.state_dict() == {"step": 4}
+
+
+def test_warm_up_rises_linearly_to_one_and_stays():
+    assert [KLWarmup(4)(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert KLWarmup(1)(0) == 1.0
+    model, nll = mlp(), torch.tensor(0.0)
+    elbo = ELBO(10, kl_weight=KLWarmup(2))
+    for weight in (0.5, 1.0, 1.0):
+        assert_close(elbo(nll, model)[0], weight * model.kl() / 10)
+
+
+def test_num_data_is_not_optional():
+    with pytest.raises(TypeError, match="num_data"):
+        ELBO()
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(0, ValueError), (-5, ValueError), (10.0, TypeError), (None, TypeError), (True, TypeError)]
+)
+def test_num_data_is_a_positive_integer(value, error):
+    with pytest.raises(error, match="num_data"):
+        ELBO(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(-0.1, ValueError), (float("nan"), ValueError), (float("inf"), ValueError), ("1", TypeError), (None, TypeError)],
+)
+def test_kl_weight_is_a_number_or_a_schedule(value, error):
+    with pytest.raises(error, match="kl_weight"):
+        ELBO(10, kl_weight=value)
+
+
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), (None, TypeError)])
+def test_warm_up_takes_a_positive_integer(value, error):
+    with pytest.raises(error, match="steps"):
+        KLWarmup(value)
+
+
+def test_nll_must_be_a_finite_scalar():
+    model, elbo = mlp(), ELBO(10)
+    with pytest.raises(ValueError, match=r"scalar.*\(7,\)"):
+        elbo(torch.zeros(7), model)
+    for value in ("nan", "inf"):
+        with pytest.raises(ValueError, match=f"likelihood.*{value}"):
+            elbo(torch.tensor(float(value)), model)
+    assert elbo.step == 0
+
+
+def test_a_kl_that_is_not_finite_names_the_layer():
+    model = mlp()
+    with torch.no_grad():
+        model[2].weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="KL of 2"):
+        ELBO(10)(torch.tensor(0.0), model)
+
+
+# Conjugate regression: the exact posterior is matrix normal, so the ELBO must reach the log evidence ------------------
+
+
+NUM, INPUTS, OUTPUTS, NOISE = 60, 4, 3, 0.3
+
+
+def regression_data():
+    mixing = torch.randn(INPUTS, INPUTS)  # correlated inputs, which a diagonal posterior cannot follow
+    x = torch.randn(NUM, INPUTS) @ mixing
+    return x, x @ torch.randn(INPUTS, OUTPUTS) + NOISE * torch.randn(NUM, OUTPUTS)
+
+
+def log_evidence(x, y):
+    covariance = x @ x.mT + NOISE**2 * torch.eye(NUM)  # prior weights of unit variance
+    return MultivariateNormal(torch.zeros(NUM), covariance).log_prob(y.mT).sum()
+
+
+def best_elbo(family, x, y):
+    """max E[log p(y | W)] − KL, the expectation in closed form: E‖y − xWᵀ‖² = ‖y − xMᵀ‖² + tr Cov(W xᵀ)."""
+    layer = MNLinear(INPUTS, OUTPUTS, bias=False, posterior=family)
+    maps = torch.kron(torch.eye(OUTPUTS), x)
+    optimiser = torch.optim.LBFGS(
+        layer.parameters(), max_iter=500, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+    )
+
+    def negative_elbo():
+        optimiser.zero_grad()
+        spread = ((maps @ dense_covariance(layer.posterior)) * maps).sum()
+        likelihood = Normal(layer.eval()(x), NOISE).log_prob(y).sum() - spread / (2 * NOISE**2)
+        loss = layer.kl() - likelihood
+        loss.backward()
+        return loss
+
+    optimiser.step(negative_elbo)
+    return -negative_elbo().item()
+
+
+# How far the best ELBO is below the log evidence, in nats: at least and at most.
+GAPS = {
+    "matrix-normal": (MatrixNormal(), 0.0, 0.01),
+    "identity-rows": (MatrixNormal(row=mnvi.covariance.Identity()), 0.0, 0.01),
+    "diagonal": (mnvi.posteriors.Diagonal(), 0.1, 100.0),
+    "diagonal-factors": (MatrixNormal(Diagonal(), Diagonal()), 0.1, 100.0),
+    "sum": (mnvi.posteriors.MatrixNormalPlusDiagonal(ratio=0.1), 0.0, 0.01),
+}
+
+
+@cases("row", GAPS)
+def test_elbo_reaches_the_log_evidence_with_a_matrix_normal_only(row):
+    family, least, most = row
+    x, y = regression_data()
+    gap = log_evidence(x, y).item() - best_elbo(family, x, y)
+    assert least - 1e-9 <= gap <= most
+
+
+@pytest.mark.parametrize("estimator", ["local", "weight"])
+def test_the_stochastic_objective_is_unbiased(estimator):
+    """The mean of the sampled NLL over many draws is the closed-form expectation (z-score)."""
+    x, y = regression_data()
+    layer = randomise(MNLinear(INPUTS, OUTPUTS, bias=False, estimator=estimator), 0.2)
+    maps = torch.kron(torch.eye(OUTPUTS), x)
+    with torch.no_grad():
+        expected = (y - x @ layer.weight.mT).square().sum() + ((maps @ dense_covariance(layer.posterior)) * maps).sum()
+        losses = torch.stack([(y - layer(x)).square().sum() for _ in range(2000)])
+    assert abs(losses.mean() - expected) < 5 * losses.std() / 2000**0.5

@@ -12,15 +12,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import mnvi
-from mnvi import MNConv2d, MNLinear, Prediction, predict
+from mnvi import MNConv2d, MNLinear, Prediction, frozen_sample, predict, to_bayesian
 from mnvi._progress import Progress
 from mnvi.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Poisson, Standardized, StudentT
-from tests.cases import cases
+from tests.cases import SOME_FAMILIES, cases
 from tests.laws import assert_close, dense_covariance, randomise
+from tests.models import X, draws, mlp
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-X = torch.randn(7, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 IMAGES = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
@@ -170,7 +170,7 @@ def test_a_mistake_in_the_model_is_shown_before_a_draw():
 def test_the_first_look_at_the_output_draws_nothing():
     model = Around(layer(3))
     seen = []
-    model.layer.register_forward_hook(lambda module, args, output: seen.append((module.samples, module.training)))
+    model.layer.register_forward_hook(lambda module, args, output: seen.append((module.is_sampling, module.training)))
     predict(model.train(), X, 4, chunk_size=2)
     assert seen == [(False, False), (True, False), (True, False)]
 
@@ -258,7 +258,7 @@ def test_a_pair_of_outputs_goes_through_a_loader():
 def test_the_model_sees_one_batch_and_one_chunk_at_a_time():
     model = Around(layer(3))
     rows = []
-    model.layer.register_forward_hook(lambda module, args, output: rows.append((len(args[0]), module.samples)))
+    model.layer.register_forward_hook(lambda module, args, output: rows.append((len(args[0]), module.is_sampling)))
     predict(model, DataLoader(TensorDataset(X), 3), 4, chunk_size=2)
     assert rows == [(3, False), (3, True), (3, True), (3, True), (3, True), (1, True), (1, True)]
 
@@ -315,7 +315,7 @@ def test_a_loader_that_fails_leaves_the_model_as_it_was():
         predict(model, DataLoader(TensorDataset(X, X, Y), 3), 2)
     assert model.training
     assert model.layer.training
-    assert not model.layer._sampling
+    assert not model.layer.eval().is_sampling
 
 
 # The density of the mixture -------------------------------------------------------------------------------------------
@@ -452,3 +452,175 @@ def test_draws_leave_nothing_behind_in_the_model():
     copy.deepcopy(model)
     assert model.last.sum().isfinite()
     assert model.state_dict()["running"].isfinite()
+
+
+# Modes ----------------------------------------------------------------------------------------------------------------
+
+
+# Prediction -----------------------------------------------------------------------------------------------------------
+
+
+class Branching(nn.Module):
+    """The same function as its layer, with a branch on the data that vmap cannot follow."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.calls = layer, 0
+
+    def forward(self, x):
+        self.calls += 1
+        y = self.layer(x)
+        return y if y.sum() > 0 else 0 + y
+
+
+class Counting(Branching):
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 3}, {"num_samples": 1}])
+@cases("family", SOME_FAMILIES)
+def test_categorical_prediction(family, options):
+    p = predict(randomise(mlp(posterior=family)), X, **options)
+    assert p.mean.shape == p.variance.shape == (7, 3)
+    assert p.predictive_entropy.shape == p.expected_entropy.shape == p.mutual_information.shape == (7,)
+    assert p.probs is p.mean
+    assert_close(p.mean.sum(-1), torch.ones(7))
+    assert_close(p.predictive_entropy, td.Categorical(p.mean).entropy())
+    assert_close(p.mutual_information, p.predictive_entropy - p.expected_entropy)
+    assert (p.mutual_information >= 0).all()
+    assert (p.variance >= 0).all()
+    assert not p.mean.requires_grad
+    if options.get("num_samples") == 1:
+        assert not p.variance.any()
+        assert_close(p.mutual_information, torch.zeros(7))
+    else:
+        assert (p.mutual_information > 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
+def test_a_plain_model_has_no_epistemic_uncertainty():
+    model = nn.Linear(4, 3)
+    p = predict(model, X)
+    expected = td.Categorical(logits=model(X))
+    assert_close(p.mean, expected.probs)
+    assert_close(p.expected_entropy, expected.entropy())
+    assert_close(p.mutual_information, torch.zeros(7))
+    assert_close(p.variance, torch.zeros(7, 3))
+
+
+@pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
+def test_extreme_logits_give_finite_entropies():
+    model = nn.Linear(4, 3).requires_grad_(False)
+    model.weight.mul_(1e6)
+    p = predict(model, X, 4)
+    assert p.predictive_entropy.isfinite().all()
+    assert p.mutual_information.isfinite().all()
+
+
+def exact_moments(layer, x):
+    """Mean and variance of layer(x) over the posterior, from the dense covariance of its weight."""
+    maps = torch.stack([torch.kron(torch.eye(layer.out_features), row) for row in x])
+    variance = (maps @ dense_covariance(layer.posterior) * maps).sum(-1)
+    return copy.deepcopy(layer).eval()(x).detach(), variance.detach()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.7, torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)])
+@pytest.mark.parametrize("wrapper", [Counting, Branching])
+@pytest.mark.parametrize("estimator", ["local", "weight"])
+def test_gaussian_prediction_has_the_analytic_mean_and_variance(wrapper, estimator, noise):
+    """Batched by vmap, and by a loop where the model branches: the same moments (z-scores)."""
+    model = wrapper(randomise(MNLinear(4, 3, estimator=estimator)))
+    count = 1000
+    p = predict(model, X, count, "gaussian", noise_scale=noise)
+    mean, variance = exact_moments(model.layer, X)
+    assert ((p.mean - mean).abs() / (variance / count).sqrt()).max() < 5
+    noise = torch.as_tensor(noise)
+    assert ((p.variance - variance - noise**2).abs() / (variance * (2 / count) ** 0.5)).max() < 5
+    assert model.calls == 1 + (1 if wrapper is Counting else count + 1)  # the mean first; then a try of vmap
+    assert_close(p.predictive_entropy, td.Normal(p.mean, p.variance.sqrt()).entropy())
+    if noise.min() > 0:
+        assert_close(p.expected_entropy, td.Normal(p.mean, noise.expand(7, 3)).entropy())
+        assert_close(p.mutual_information, p.predictive_entropy - p.expected_entropy)
+        assert (p.mutual_information > 0).all()
+    else:
+        assert (p.expected_entropy == -torch.inf).all()
+
+
+def test_chunks_bound_what_is_drawn_at_a_time():
+    model = Counting(randomise(mlp()))
+    predict(model, X, 10, chunk_size=4)
+    assert model.calls == 1 + 3
+
+
+@pytest.mark.parametrize("wrapper", [Counting, Branching])
+def test_prediction_leaves_the_model_as_it_was(wrapper):
+    model = wrapper(mnvi.Sequential(MNLinear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), MNLinear(6, 3)))
+    model.layer[1].eval()
+    modes, state = [m.training for m in model.modules()], copy.deepcopy(model.state_dict())
+    predict(model, X, 5)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+    with pytest.raises(ValueError):
+        predict(model, X[:, :3], 5)
+    assert [m.training for m in model.modules()] == modes
+    assert draws(model)
+    assert not draws(model.eval())
+
+
+@pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
+def test_dropout_is_off_in_prediction():
+    p = predict(nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)).train(), X)
+    assert not p.variance.any()
+
+
+def test_prediction_inside_a_frozen_sample_is_that_sample():
+    model = mlp().eval()
+    with frozen_sample(model):
+        p = predict(model, X, 5)
+        assert_close(p.mean, model(X).softmax(-1))
+        assert_close(p.mutual_information, torch.zeros(7))
+
+
+def test_a_converted_transformer_layer_draws():
+    """In eval mode torch's layer has a fast path that reads the weights past the forward of our layers."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    model = to_bayesian(model, skip=["self_attn"])
+    p = predict(model, X.view(1, 7, 4), 8)
+    assert (p.mutual_information > 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_samples": 0}, ValueError, "num_samples"),
+        ({"num_samples": -3}, ValueError, "num_samples"),
+        ({"num_samples": 2.5}, TypeError, "num_samples"),
+        ({"likelihood": "laplace"}, ValueError, "likelihood.*'laplace'"),
+        ({"likelihood": "student_t"}, ValueError, "likelihood.*'student_t'"),
+        ({"likelihood": mnvi.likelihoods.Gaussian}, ValueError, r"likelihood.*did you mean Gaussian\(\)"),
+        ({"noise_scale": 1.0}, ValueError, "noise_scale.*gaussian"),
+        ({"noise_scale": 1.0, "likelihood": mnvi.likelihoods.Gaussian()}, ValueError, "noise_scale"),
+        ({"noise_scale": "1", "likelihood": "gaussian"}, TypeError, "noise_scale"),
+        ({"likelihood": None}, ValueError, "likelihood"),
+        ({"chunk_size": 0}, ValueError, "chunk_size"),
+        ({"noise_scale": -1.0, "likelihood": "gaussian"}, ValueError, "noise_scale"),
+        ({"noise_scale": float("nan"), "likelihood": "gaussian"}, ValueError, "noise_scale"),
+        ({"noise_scale": torch.tensor([1.0, -1.0, 1.0]), "likelihood": "gaussian"}, ValueError, "noise_scale"),
+        ({"samples": 3}, TypeError, "samples"),
+    ],
+    ids=str,
+)
+def test_prediction_errors(options, error, message):
+    with pytest.raises(error, match=message):
+        predict(mlp(), X, **options)
+
+
+@pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
+def test_noise_free_gaussian_prediction_has_no_nan():
+    prediction = predict(nn.Linear(2, 2), torch.randn(3, 2), 4, "gaussian")
+    assert torch.equal(prediction.mutual_information, torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"scale of shape \(5, 3, 2\).*\(3, 2\)"):
+        predict(nn.Linear(2, 2), torch.randn(3, 2), 4, "gaussian", noise_scale=torch.ones(5, 3, 2))

@@ -1,1 +1,1 @@
-"""What is asked of a whole model: ties, weights without a posterior, layers that are bypassed."""
+"""Questions about a whole model: tied weights, weights without a posterior, layers that are bypassed."""

@@ -1,4 +1,4 @@
-"""Finds layers whose weight is read past their ``forward``: they would have a KL, but never a draw."""
+"""Bypassed layers: their weight is read past their ``forward``, so that they have a KL, but never draw."""
 
 from collections.abc import Mapping
 from dataclasses import is_dataclass
@@ -11,25 +11,26 @@ from ..layers import bayesian_layers
 
 
 def check_first_pass(model: nn.Module, args: Any, output: Any) -> None:
-    """Forward hook of a converted model: raise for means that reach the output of a training pass without their draws.
+    """Forward hook of a converted model: raise ValueError, naming them, for layers that the first pass bypasses.
 
     Where a layer draws, the output depends on its posterior's parameters. Where it depends on the weight alone,
-    something else has read the weight. The first pass with gradients that raises nothing removes the hook. Compiled
-    models and what runs in a reentrant checkpoint have no graph to look at.
+    something else has read the weight. Both can be seen in the autograd graph of the output. The first training pass
+    with gradients that raises nothing removes the hook. Compiled models and what runs in a reentrant checkpoint have no
+    such graph.
     """
     if torch.compiler.is_compiling() or not (model.training and torch.is_grad_enabled()):
         return
-    outputs = tensors(output)
+    outputs = tensors_in(output)
     # A scalar beside the outputs may be a penalty of the weights themselves.
-    reached = leaves([each for each in outputs if each.dim() and each.requires_grad] or outputs)
+    reached = leaves_of([each for each in outputs if each.dim() and each.requires_grad] or outputs)
     if not reached:
         return
-    past = [repr(name) for name, layer in bayesian_layers(model) if layer.training and _read_only(layer, reached)]
-    if past:
+    bypassed = [repr(name) for name, layer in bayesian_layers(model) if layer.training and _is_bypassed(layer, reached)]
+    if bypassed:
         raise ValueError(
-            f"the output depends on the weight of {', '.join(past)}, but not on its posterior: the weight is read past "
-            "the layer's forward (a fused attention does that), so that it would never be drawn; convert the model "
-            f"with skip=[{', '.join(past)}]"
+            f"the output depends on the weight of {', '.join(bypassed)}, but not on its posterior: the weight is read "
+            "past the layer's forward (a fused attention does that), so that it would never be drawn; convert with "
+            f"skip=[{', '.join(bypassed)}]"
         )
     stop_checking(model)
 
@@ -41,7 +42,7 @@ def stop_checking(model: nn.Module) -> None:
             module._forward_hooks.pop(key, None)
 
 
-def tensors(output: Any) -> list[Tensor]:
+def tensors_in(output: Any) -> list[Tensor]:
     """The tensors in what a model returns: sequences, mappings and dataclasses of tensors."""
     found, stack, seen = [], [output], set()
     while stack:
@@ -60,7 +61,7 @@ def tensors(output: Any) -> list[Tensor]:
     return found
 
 
-def leaves(outputs: list[Tensor]) -> set[Tensor]:
+def leaves_of(outputs: list[Tensor]) -> set[Tensor]:
     """The leaf tensors that require gradients and that ``outputs`` depend on."""
     found = {output for output in outputs if output.requires_grad and output.grad_fn is None}
     stack = [output.grad_fn for output in outputs if output.grad_fn is not None]
@@ -75,7 +76,8 @@ def leaves(outputs: list[Tensor]) -> set[Tensor]:
     return found
 
 
-def _read_only(layer: nn.Module, reached: set[Tensor]) -> bool:
+def _is_bypassed(layer: nn.Module, reached: set[Tensor]) -> bool:
+    """Whether the output, which depends on the leaves ``reached``, depends on the layer's weight and on no variance."""
     scales = [p for p in layer.posterior.parameters() if p.requires_grad]  # type: ignore[union-attr]
     if not all(p.is_leaf for p in scales):  # tensors of functional_call, which the graph leads past
         return False

@@ -1,4 +1,4 @@
-"""What of a model has weights, but no posterior."""
+"""The modules of a partly Bayesian model that have weights, but no posterior."""
 
 from torch import nn
 from torch.nn.parameter import is_lazy

@@ -1,4 +1,4 @@
-"""Optimisers that were made before a model became Bayesian: they step its means, and never its variances."""
+"""Early optimisers, made before a model became Bayesian: they step its means, and never its variances."""
 
 import gc
 import sys
@@ -23,11 +23,15 @@ def watch_early_optimizers(layers: dict[Any, str]) -> None:
     means = {layer.weight for layer in layers}
     for optimiser in _optimisers():
         if not means.isdisjoint(_held(optimiser)):
-            optimiser.register_step_post_hook(_Watch(layers))
+            optimiser.register_step_post_hook(_ForgottenVariances(layers))
 
 
-class _Watch:
-    """Warns, once, if the variances have gradients, but are neither in this optimiser nor stepped by anything else."""
+class _ForgottenVariances:
+    """Hook after an optimiser's steps: warns, once, of layers whose variances nothing steps.
+
+    A layer is named if its mean was stepped and its variances have gradients, but have not changed since the conversion
+    and are in no optimiser.
+    """
 
     def __init__(self, layers: dict[Any, str]) -> None:
         self.done = False
@@ -42,9 +46,9 @@ class _Watch:
         trained = [(name, layer) for name, layer in layers if layer.weight in held and layer.weight.grad is not None]
         trained = [(name, layer) for name, layer in trained if _with_gradient(layer)]
         self.done = bool(trained) or not layers
-        still = {name: layer for name, layer in trained if self.versions[name] == _versions(layer)}
-        stepped = {p for other in _optimisers() for p in _held(other)} if still else set()
-        names = [name for name, layer in still.items() if stepped.isdisjoint(_with_gradient(layer))]
+        unchanged = {name: layer for name, layer in trained if self.versions[name] == _versions(layer)}
+        stepped = {p for other in _optimisers() for p in _held(other)} if unchanged else set()
+        names = [name for name, layer in unchanged.items() if stepped.isdisjoint(_with_gradient(layer))]
         if names:
             _warn(names)
 
@@ -67,6 +71,7 @@ def _is_held(layer: nn.Module) -> bool:
 
 
 def _optimisers() -> list[Any]:
+    """All optimisers that exist."""
     # Looked up by type(), which is quick and runs no code of proxies and lazy objects, as isinstance() would.
     kinds = {Optimizer}
     while more := {kind for known in kinds for kind in known.__subclasses__()} - kinds:
@@ -79,8 +84,10 @@ def _held(optimiser: Optimizer) -> set[nn.Parameter]:
 
 
 def _versions(layer: BayesianLayer) -> list[int]:
+    """What changes when something writes to the layer's variances."""
     return [parameter._version for parameter in layer.posterior.parameters()]
 
 
 def _with_gradient(layer: BayesianLayer) -> set[nn.Parameter]:
+    """The parameters of the layer's variances that a step would change."""
     return {p for p in layer.posterior.parameters() if p.requires_grad and p.grad is not None}

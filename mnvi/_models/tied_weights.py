@@ -1,4 +1,4 @@
-"""Weights that stand in two places of a model: one parameter must have one posterior."""
+"""Tied weights: one parameter in two places of a model, which must have one posterior."""
 
 from collections.abc import Iterable
 

@@ -1,7 +1,7 @@
-"""What happens after a step of any torch optimiser: trivializations rebase, pruned means go back to zero.
+"""A call after every step of any torch optimiser that has a parameter: pruned means go back to zero there, for example.
 
-Torch calls one function after every optimiser's step. It looks for parameters that something follows, so that a user
-registers nothing and cannot forget to.
+Torch calls one function after the steps of all optimisers. It looks for parameters that something follows, so that a
+user registers nothing and cannot forget to.
 """
 
 from typing import Any, Protocol
@@ -15,7 +15,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 class Follower(Protocol):
     """What follows the steps of a parameter."""
 
-    def stepped(self, parameter: Tensor, optimiser: Optimizer) -> None: ...
+    def stepped(self, parameter: Tensor, optimiser: Optimizer) -> None:
+        """``optimiser`` has just stepped ``parameter``."""
 
 
 _followers: WeakIdKeyDictionary = WeakIdKeyDictionary()  # parameters to a weak reference to their follower

@@ -1,4 +1,4 @@
-"""Whether the code that runs will be run again in the backward pass, by activation checkpointing."""
+"""Activation checkpointing: whether the code that runs now will be run again in the backward pass."""
 
 import sys
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def checkpoints() -> tuple[int, int]:
+def count_checkpoints() -> tuple[int, int]:
     """How many calls of ``torch.utils.checkpoint.checkpoint`` are around this one: plain ones, and reentrant ones.
 
     Torch keeps no record of reentrant ones, so both are looked for among the callers. Reentrant ones count if one of
@@ -25,6 +25,6 @@ def checkpoints() -> tuple[int, int]:
 
 def recomputes_more_than(count: int) -> bool:
     """Whether more than ``count`` checkpoints are around this call, and it will be recomputed in the backward pass."""
-    plain, reentrant = checkpoints()
+    plain, reentrant = count_checkpoints()
     # Without gradients nothing is recomputed, but a reentrant one turns them off itself.
     return plain + reentrant > count and (torch.is_grad_enabled() or reentrant > 0)

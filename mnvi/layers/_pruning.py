@@ -1,4 +1,4 @@
-"""Pruned weights as part of a layer's state: a mask that every tool carries, and stored means that stay zero."""
+"""The pruned weights of a layer, as part of its state: a mask that every tool carries, and means that stay zero."""
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ class PrunableLayer(nn.Module):
     """Mixin before a torch layer with ``weight``, whose stored weight is 0 where the buffer ``pruned`` is not.
 
     ``pruned``, in the weight's shape, is part of the state from the start, so that checkpoints and averages of models
-    carry it; of 16 bits and floating-point, because averages take buffers for numbers. The stored weight is 0 after
-    every step of a torch optimiser, whatever its momentum. What something else writes, into either in place, is put
-    right by :meth:`settle_`, which ``train()``, ``eval()``, loading, saving and a forward pass in eval mode call. Where
-    nothing is pruned, a forward pass costs nothing more.
+    carry it. It is floating-point, because averages take buffers for numbers, and of 16 bits. The stored weight is 0
+    after every step of a torch optimiser, whatever its momentum. Something else may write into either in place:
+    :meth:`settle_` puts that right. ``train()``, ``eval()``, loading, saving and a forward pass in eval mode call it.
+    Where nothing is pruned, a forward pass costs nothing more.
     """
 
     weight: nn.Parameter
@@ -23,7 +23,12 @@ class PrunableLayer(nn.Module):
 
     def _register_pruned(self) -> None:
         self.register_buffer("pruned", torch.zeros(self.weight.shape, dtype=torch.float16, device=self.weight.device))
-        self._is_pruned, self._seen = False, _version(self.pruned)
+        self._is_pruned, self._seen = False, _identity(self.pruned)
+
+    def _unregister_pruned(self) -> None:
+        self._unfollow()
+        for name in ("pruned", "_is_pruned", "_seen"):
+            delattr(self, name)
 
     @property
     def is_pruned(self) -> bool:
@@ -44,7 +49,7 @@ class PrunableLayer(nn.Module):
         mask = self.pruned
         if torch.compiler.is_compiling() or in_transform() or mask.is_meta:
             return
-        version = _version(mask)
+        version = _identity(mask)
         if version != self._seen:  # asking a device for numbers waits for it
             self._seen, self._is_pruned = version, bool((mask != 0).any())
         self._zero()
@@ -56,7 +61,7 @@ class PrunableLayer(nn.Module):
         """
         if self.training or torch.compiler.is_compiling() or in_transform():
             return
-        if _version(self.pruned) != self._seen:
+        if _identity(self.pruned) != self._seen:
             self.settle_()
 
     def stepped(self, parameter: Tensor, optimiser: Optimizer) -> None:
@@ -71,7 +76,7 @@ class PrunableLayer(nn.Module):
         follow(weight, self)
         if torch.is_inference_mode_enabled() or not weight.is_inference():
             # Past the version counter: it would break the backward pass of a forward pass before, and needs not.
-            weight.data.masked_fill_(_beside(self.pruned != 0, weight), 0)
+            weight.data.masked_fill_(_as_sharded(self.pruned != 0, weight), 0)
 
     def train(self, mode: bool = True):
         """As the torch layer's."""
@@ -97,7 +102,7 @@ class PrunableLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         key = prefix + "pruned"
-        if key not in state_dict and (found := _pruned_before(state_dict, prefix, self.pruned)) is not None:
+        if key not in state_dict and (found := _earlier_mask(state_dict, prefix, self.pruned)) is not None:
             state_dict[key] = found
         self._unfollow()
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -117,13 +122,13 @@ class PrunableLayer(nn.Module):
         self.settle_()
 
 
-def _version(tensor: Tensor) -> tuple[int, int | None]:
+def _identity(tensor: Tensor) -> tuple[int, int | None]:
     """What changes when the tensor is written to or another takes its place."""
     return id(tensor), None if tensor.is_inference() else tensor._version
 
 
-def _beside(mask: Tensor, weight: Tensor) -> Tensor:
-    """``mask``, which every rank has whole, as a tensor that goes with a ``weight`` sharded by FSDP2."""
+def _as_sharded(mask: Tensor, weight: Tensor) -> Tensor:
+    """``mask`` as a tensor that goes with ``weight``: where FSDP2 shards the weight, every rank has the mask whole."""
     if not hasattr(weight, "device_mesh"):
         return mask
     from torch.distributed.tensor import DTensor, Replicate
@@ -132,7 +137,7 @@ def _beside(mask: Tensor, weight: Tensor) -> Tensor:
     return DTensor.from_local(mask, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
-def _pruned_before(state_dict: dict, prefix: str, like: Tensor) -> Tensor | None:
+def _earlier_mask(state_dict: dict, prefix: str, like: Tensor) -> Tensor | None:
     """The buffer ``pruned`` of a layer's checkpoint that has none; None where there is nothing of a layer.
 
     The first version saved ``weight_mask``, 1 where a weight is left, with a pruned layer only. A torch layer says

@@ -1,4 +1,4 @@
-"""Posteriors and priors of 16-bit layers computed in float32.
+"""Widening: posteriors and priors of 16-bit layers are computed in float32.
 
 A KL is a sum over all weights of a layer: bfloat16 would give it in steps of 8,192, float16 as infinity.
 """

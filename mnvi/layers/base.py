@@ -1,7 +1,7 @@
-"""All the Bayesian behaviour of a layer, once; linear.py and conv.py add only how an input meets a weight."""
+"""The Bayesian layer: everything that a layer gains with a posterior; each kind adds how its input meets a weight."""
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,25 +10,29 @@ from torch.distributions import Distribution
 from .. import posteriors, priors
 from .._checks import instance, one_of, positive_int
 from .._torch.autocast import full_precision
-from .._torch.checkpointing import recomputes_more_than
-from ..posteriors.base import Noise
 from ._pruning import PrunableLayer
+from ._sampling import SamplingLayer
 from ._widening import NARROW, widened
 
 Result = TypeVar("Result")
 INITIAL_RATIO = 0.1  # posterior standard deviation / standard deviation of the weights, at the start
 
 
-class BayesianLayer(PrunableLayer):
+class BayesianLayer(SamplingLayer, PrunableLayer):
     """Mixin before a torch layer with ``weight`` and ``bias``: ``class MNLinear(BayesianLayer, nn.Linear)``.
 
     The posterior of the matrix W = ``weight.flatten(1)``, shape (n, p), has mean ``weight`` and the deviation of
-    ``self.posterior``; ``bias`` is deterministic. In ``train()`` mode forward draws; in ``eval()`` mode it uses the
+    ``self.posterior``; ``bias`` is deterministic. In ``train()`` mode forward draws. In ``eval()`` mode it uses the
     mean, except inside :func:`mnvi.sampling` and :func:`mnvi.frozen_sample`.
+
+    A new kind of layer is a subclass and a row of :mod:`mnvi.layers.kinds`. The subclass has a constructor, which ends
+    with :meth:`_add_posterior`, and says how an input meets a weight: :meth:`_check_input`, :meth:`_transform` and
+    :meth:`_deviation`. What a call has beside its input goes to all three (the second input of a bilinear layer, say).
+    Where torch's initial weights have another size than 1/√(3·fan_in), :meth:`_initial_scale` says so.
 
     Initial scale: every weight's posterior standard deviation starts at a tenth of the standard deviation that torch's
     default initialisation gives the weights, 0.1/√(3·fan_in). A layer's noise then carries 1 % of its output's
-    variance, whatever the width, and after twenty layers a fifth (1.01²⁰ ≈ 1.22), so activations are as torch's are.
+    variance, whatever the width. After twenty layers it carries a fifth (1.01²⁰ ≈ 1.22), so activations are as torch's.
     """
 
     weight: nn.Parameter
@@ -38,22 +42,25 @@ class BayesianLayer(PrunableLayer):
     default_estimator = "local"
     local_estimator: str | None = None  # the posterior's method that ``_deviation`` uses
 
+    def _add_posterior(
+        self, posterior: posteriors.PosteriorSpec | None, prior: priors.PriorSpec | None, estimator: str | None
+    ) -> None:
+        """The end of a constructor: posterior and prior of the weight that the torch layer's ``__init__`` has made."""
+        self._make_bayesian(*build_parts(self.weight, posterior, prior, self._initial_scale()), estimator)
+
     def _make_bayesian(self, prior: priors.Prior, posterior: posteriors.Posterior, estimator: str | None) -> None:
-        """Attach what :func:`build_parts` made; the torch layer's own ``__init__`` has run."""
+        """Attach what :func:`build_parts` made."""
         self.estimator = estimator or self.default_estimator
-        self._sampling = False
-        self._frozen: Noise | None = None
-        self._checkpoints = 0  # around the outermost sampling() or frozen_sample()
         self.prior, self.posterior = prior, posterior
+        self._register_sampling()
         self._register_pruned()
 
     def _make_plain(self, kind: type[nn.Module]) -> None:
         """Make a layer of ``kind`` of this one: take off what :meth:`_make_bayesian` attached."""
-        self._unfollow()
-        for name in ("posterior", "prior", "pruned", "estimator"):
+        for name in ("posterior", "prior", "estimator"):
             delattr(self, name)
-        for name in ("_sampling", "_frozen", "_checkpoints", "_is_pruned", "_seen"):
-            delattr(self, name)
+        self._unregister_sampling()
+        self._unregister_pruned()
         self.__class__ = kind  # type: ignore[assignment]
 
     def reset_parameters(self) -> None:
@@ -62,16 +69,18 @@ class BayesianLayer(PrunableLayer):
         After it every parameter and buffer has its value, also where ``to_empty`` left them without.
         """
         if "posterior" in self._modules:  # torch's constructor calls this before there is one
-            self.prior.reset_parameters()
-            self.posterior.set_scale_(initial_scale(self.weight))
-            self.pruned.zero_()
-            self.settle_()
+            self._reset_posterior()
         super().reset_parameters()  # type: ignore[misc]
 
-    @property
-    def samples(self) -> bool:
-        """Whether forward draws (True) or uses the mean (False)."""
-        return self.training or self._sampling or self._frozen is not None
+    def _reset_posterior(self) -> None:
+        self.prior.reset_parameters()
+        self.posterior.set_scale_(self._initial_scale())
+        self.pruned.zero_()
+        self.settle_()
+
+    def _initial_scale(self) -> float:
+        """The posterior standard deviation at the start: a tenth of the standard deviation of initial weights."""
+        return initial_scale(self.weight)
 
     def mean_weight(self) -> Tensor:
         """The posterior mean in the layer's own shape, zero where it is pruned."""
@@ -80,14 +89,14 @@ class BayesianLayer(PrunableLayer):
     def draw_weight(self) -> Tensor:
         """One joint draw of the weight in the layer's own shape, zero where it is pruned."""
         with full_precision(self.weight):
-            noise = self.posterior.draw_noise() if self._frozen is None else self._frozen
+            noise = self.posterior.draw_noise() if self.frozen_noise is None else self.frozen_noise
             deviation = self._widened(lambda dtype: self.posterior.deviation(tuple(e.to(dtype) for e in noise)))
             weight = self.weight + deviation.view_as(self.weight).to(self.weight.dtype)
         return self.masked(weight)
 
     def current_weight(self) -> Tensor:
         """The weight of one use: a draw where the layer is sampling, else the mean; in the layer's own shape."""
-        return self.draw_weight() if self.samples else self.mean_weight()
+        return self.draw_weight() if self.is_sampling else self.mean_weight()
 
     def distribution(self) -> Distribution:
         """The distribution of the (n, p) weight matrix, before any pruning; gradients flow through it.
@@ -112,53 +121,41 @@ class BayesianLayer(PrunableLayer):
             return compute(self.weight.dtype)
         return widened((self.posterior, self.prior), lambda: compute(torch.float32))
 
-    def forward(self, input: Tensor, *args) -> Tensor:
+    def forward(self, input: Tensor, *args: Any) -> Tensor:
         """The torch layer's output for a drawn weight (or the mean): same shapes as the torch layer."""
-        self._check_input(input)
+        self._check_input(input, *args)
         self._notice()
-        if self._frozen is not None or (self._sampling and not self.training):
-            self._check_recomputation()
-        if not self.samples:
-            return self._transform(input, self.mean_weight(), self.bias, *args)
+        self._refuse_recomputation()
+        if not self.is_sampling:
+            return self._transform(self.mean_weight(), self.bias, input, *args)
         # A pruned layer's deviation has no factors any more, and a frozen draw must be one weight for all inputs.
         # A family may have no estimator for this kind of layer.
         local = self.local_estimator is not None and self.posterior.provides(self.local_estimator)
-        if self.estimator == "weight" or not local or self._frozen is not None or self._is_pruned:
-            return self._transform(input, self.draw_weight(), self.bias, *args)
-        output = self._transform(input, self.weight, self.bias, *args)
+        if self.estimator == "weight" or not local or self.frozen_noise is not None or self.is_pruned:
+            return self._transform(self.draw_weight(), self.bias, input, *args)
+        output = self._transform(self.weight, self.bias, input, *args)
         with full_precision(self.weight):
-            deviation = self._widened(lambda dtype: self._deviation(input.to(dtype), *args))
+            deviation = self._widened(lambda dtype: self._deviation(*_of_type(dtype, input, *args)))
         return output + deviation.to(output.dtype)
 
-    def _check_recomputation(self) -> None:
-        if not torch.compiler.is_compiling() and recomputes_more_than(self._checkpoints):
-            raise RuntimeError(
-                "activation checkpointing inside sampling() or frozen_sample() would recompute the layer in the "
-                "backward pass without that context, with another draw; enter the context inside the function, "
-                "switch checkpointing off, or gradients (torch.no_grad())"
-            )
-
-    def _check_input(self, input: Tensor) -> None:
+    def _check_input(self, input: Tensor, *args: Any) -> None:
         """Raise ValueError for an input that does not fit the layer."""
         raise NotImplementedError
 
-    def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None, *args) -> Tensor:
+    def _transform(self, weight: Tensor, bias: Tensor | None, input: Tensor, *args: Any) -> Tensor:
         """The torch layer with this weight and bias."""
         raise NotImplementedError
 
-    def _deviation(self, input: Tensor, *args) -> Tensor:
+    def _deviation(self, input: Tensor, *args: Any) -> Tensor:
         """A draw of the output's deviation from the mean weight's output (``estimator="local"``)."""
         raise NotImplementedError
 
-    def __getstate__(self) -> dict:
-        # A copy or a pickle made inside a context must not stay in it.
-        return {**super().__getstate__(), "_sampling": False, "_frozen": None, "_checkpoints": 0}
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__({"_checkpoints": 0, **state})  # a pickle of the first version has none
-
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, estimator={self.estimator!r}"
+
+
+def _of_type(dtype: torch.dtype, *values: Any) -> list[Any]:
+    return [value.to(dtype) if isinstance(value, Tensor) else value for value in values]
 
 
 def bayesian_layers(model: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
@@ -168,14 +165,17 @@ def bayesian_layers(model: nn.Module) -> Iterator[tuple[str, BayesianLayer]]:
             yield name, module
 
 
-def build_parts(weight: Tensor, posterior, prior) -> tuple[priors.Prior, posteriors.Posterior]:
-    """The prior and posterior modules for a layer's ``weight``; ``None`` is the default of each."""
+def build_parts(
+    weight: Tensor, posterior: posteriors.PosteriorSpec | None, prior: priors.PriorSpec | None, scale: float
+) -> tuple[priors.Prior, posteriors.Posterior]:
+    """The prior and posterior of a layer's ``weight``, ``None`` the default of each; standard deviations ``scale``."""
     matrix = weight.flatten(1)
     options = {"device": weight.device, "dtype": weight.dtype}
     shape = (matrix.shape[0], matrix.shape[1])
     made_prior = (prior or priors.Normal()).build(shape, **options)
-    made_posterior = (posterior or posteriors.MatrixNormal()).build(shape, split=column_split(weight), **options)
-    made_posterior.set_scale_(initial_scale(weight))
+    spec: Any = posterior or posteriors.MatrixNormal()
+    made_posterior = spec.build(shape, split=column_split(weight), **options)
+    made_posterior.set_scale_(scale)
     return made_prior, made_posterior
 
 
@@ -189,7 +189,9 @@ def column_split(weight: Tensor) -> tuple[int, int] | None:
     return (weight.shape[1], weight[0, 0].numel()) if weight.dim() > 2 else None
 
 
-def check_layer_arguments(posterior, prior, estimator: str | None, **sizes: int) -> None:
+def check_layer_arguments(
+    posterior: posteriors.PosteriorSpec | None, prior: priors.PriorSpec | None, estimator: str | None, **sizes: int
+) -> None:
     """Raise for anything a Bayesian layer cannot be built from, before it is built."""
     for name, size in sizes.items():
         positive_int(name, size)

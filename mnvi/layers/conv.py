@@ -1,14 +1,17 @@
-"""Convolutions and transposed convolutions with matrix-normal weights."""
+"""The convolutions and transposed convolutions with a posterior over their weight."""
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._checks import positive_int
-from .base import BayesianLayer, build_parts, check_layer_arguments
+from ..posteriors import PosteriorSpec
+from ..priors import PriorSpec
+from .base import BayesianLayer, check_layer_arguments
 
 
 class _MNConvNd(BayesianLayer):
@@ -17,19 +20,26 @@ class _MNConvNd(BayesianLayer):
     default_estimator = "weight"
     local_estimator = "conv_deviation"
 
-    def __init__(self, *args, posterior=None, prior=None, estimator: str = "weight", **kwargs) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        posterior: PosteriorSpec | None = None,
+        prior: PriorSpec | None = None,
+        estimator: str = "weight",
+        **kwargs: Any,
+    ) -> None:
         check_layer_arguments(posterior, prior, estimator)
         _check_sizes(super().__init__, args, kwargs)
         super().__init__(*args, **kwargs)
-        self._make_bayesian(*build_parts(self.weight, posterior, prior), estimator)
+        self._add_posterior(posterior, prior, estimator)
 
-    def _check_input(self, input: Tensor) -> None:
+    def _check_input(self, input: Tensor, *args: Any) -> None:
         spatial = self.weight.dim() - 2
         if input.dim() - spatial not in (1, 2) or input.shape[-spatial - 1] != self.in_channels:
             expected = f"(batch, {self.in_channels}" + ", size" * spatial + "), with or without the batch"
             raise ValueError(f"expected an input of shape {expected}, got {tuple(input.shape)}")
 
-    def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _transform(self, weight: Tensor, bias: Tensor | None, input: Tensor) -> Tensor:
         return self._conv_forward(input, weight, bias)  # type: ignore[operator]
 
     def _deviation(self, input: Tensor) -> Tensor:
@@ -37,7 +47,7 @@ class _MNConvNd(BayesianLayer):
             return self._deviation(input.unsqueeze(0)).squeeze(0)
 
         def convolve(x: Tensor, kernels: Tensor) -> Tensor:
-            return self._transform(x, kernels.unflatten(1, self.weight.shape[1:]), None)
+            return self._transform(kernels.unflatten(1, self.weight.shape[1:]), None, x)
 
         return self.posterior.conv_deviation(input, convolve, self.groups)  # type: ignore[arg-type]
 
@@ -60,7 +70,7 @@ class _MNConvTransposeNd(_MNConvNd):
             input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
         )
 
-    def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None, output_padding: list[int]) -> Tensor:
+    def _transform(self, weight: Tensor, bias: Tensor | None, input: Tensor, output_padding: list[int]) -> Tensor:
         return self._conv_transpose(input, weight, bias, output_padding, self.groups)  # type: ignore[arg-type]
 
     def _deviation(self, input: Tensor, output_padding: list[int]) -> Tensor:
@@ -72,7 +82,7 @@ class _MNConvTransposeNd(_MNConvNd):
         )
 
         def convolve(x: Tensor, weight: Tensor) -> Tensor:
-            return self._transform(x, weight.view_as(self.weight), None, output_padding)
+            return self._transform(weight.view_as(self.weight), None, x, output_padding)
 
         def spread(z: Tensor) -> Tensor:
             return self._conv_transpose(z, one_hot, None, output_padding, 1)

@@ -1,9 +1,12 @@
-"""A linear layer with a matrix-normal weight."""
+"""The linear layer with a posterior over its weight."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import BayesianLayer, build_parts, check_layer_arguments
+from ..posteriors import PosteriorSpec
+from ..priors import PriorSpec
+from .base import BayesianLayer, check_layer_arguments
 
 
 class MNLinear(BayesianLayer, nn.Linear):
@@ -32,21 +35,21 @@ class MNLinear(BayesianLayer, nn.Linear):
         out_features: int,
         bias: bool = True,
         *,
-        posterior=None,
-        prior=None,
+        posterior: PosteriorSpec | None = None,
+        prior: PriorSpec | None = None,
         estimator: str = "local",
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_layer_arguments(posterior, prior, estimator, in_features=in_features, out_features=out_features)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self._make_bayesian(*build_parts(self.weight, posterior, prior), estimator)
+        self._add_posterior(posterior, prior, estimator)
 
     def _check_input(self, input: Tensor) -> None:
         if input.dim() == 0 or input.shape[-1] != self.in_features:
             raise ValueError(f"expected an input of shape (*, {self.in_features}), got {tuple(input.shape)}")
 
-    def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _transform(self, weight: Tensor, bias: Tensor | None, input: Tensor) -> Tensor:
         return F.linear(input, weight, bias)
 
     def _deviation(self, input: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A linear layer whose weight is stored as (in, out): the ``Conv1D`` of Hugging Face's transformers, GPT-2's layer."""
+"""The linear layer whose weight is stored as (in, out): ``Conv1D`` of Hugging Face's transformers, the one of GPT-2."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,16 +25,16 @@ class MNTransposedLinear(BayesianLayer, nn.Module):
         nn.init.normal_(self.weight, std=STD)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-        self.prior.reset_parameters()
-        self.posterior.set_scale_(INITIAL_RATIO * STD)
-        self.pruned.zero_()
-        self.settle_()
+        self._reset_posterior()
+
+    def _initial_scale(self) -> float:
+        return INITIAL_RATIO * STD
 
     def _check_input(self, input: Tensor) -> None:
         if input.dim() == 0 or input.shape[-1] != self.weight.shape[0]:
             raise ValueError(f"expected an input of shape (*, {self.weight.shape[0]}), got {tuple(input.shape)}")
 
-    def _transform(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _transform(self, weight: Tensor, bias: Tensor | None, input: Tensor) -> Tensor:
         return F.linear(input, weight.mT, bias)
 
     def _deviation(self, input: Tensor) -> Tensor:

@@ -5,18 +5,13 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.modules.conv import _ConvNd
 
-from .. import layers
 from ..layers import BayesianLayer
+from ..layers.kinds import kind_of, plain_kind
 from ._constant_units import ACTIVATIONS, NORMS, POOLS, SUPPORTED, unit_count
 from ._module_chain import Link
-from ._unit_axes import LAYERS, TRANSPOSED, mean_weight
-
-_PLAIN: dict[type, type] = {
-    **{kind: kind for kind in LAYERS},
-    **{getattr(layers, f"MN{kind.__name__}"): kind for kind in LAYERS},
-}
+from ._unit_axes import mean_weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +42,7 @@ class Stage:
     @property
     def rigid(self) -> bool:
         """Whether the layer keeps all its inputs and outputs: grouped and transposed convolutions do."""
-        return isinstance(self.layer, TRANSPOSED) or getattr(self.layer, "groups", 1) > 1
+        return is_transposed(self.layer) or getattr(self.layer, "groups", 1) > 1
 
     @property
     def inputs(self) -> int:
@@ -73,10 +68,15 @@ class Stage:
         return any(self.layer.padding)
 
 
-def plain_kind(layer: nn.Module) -> Any:
-    """The torch layer that does what ``layer`` does in eval mode, None if it is no (known) layer of weights."""
-    kind = type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
-    return _PLAIN.get(kind)
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether ``layer`` is a transposed convolution, whose weight is stored with its inputs first."""
+    kind = kind_of(layer)
+    return kind is not None and kind.is_transposed
+
+
+def _is_layer_of_weights(module: nn.Module) -> bool:
+    """Whether ``module`` is linear or a convolution, as every :class:`Stage` is, and not a subclass of these."""
+    return issubclass(plain_kind(module) or nn.Module, (nn.Linear, _ConvNd))
 
 
 def split_into_stages(links: list[Link]) -> tuple[list[nn.Module], list[Stage]]:
@@ -86,7 +86,7 @@ def split_into_stages(links: list[Link]) -> tuple[list[nn.Module], list[Stage]]:
         ValueError: there is no layer of weights, a Bayesian layer is of an unknown kind, or what stands between two
             layers of weights is not supported.
     """
-    places = [i for i, link in enumerate(links) if plain_kind(link.module)]
+    places = [i for i, link in enumerate(links) if _is_layer_of_weights(link.module)]
     if not places:
         raise ValueError("compact needs a model with a linear or convolutional layer, this one has none")
     for i, link in enumerate(links):

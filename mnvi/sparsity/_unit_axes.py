@@ -2,12 +2,10 @@
 
 from torch import Tensor, nn
 
-from ..layers import BayesianLayer, MNTransposedLinear
-from ..layers.transposed_linear import is_transposed_linear
+from ..layers import BayesianLayer
+from ..layers.kinds import kind_of
 
 GROUPS = ("weights", "rows", "columns")
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def mean_weight(layer: nn.Module) -> Tensor:
@@ -25,8 +23,9 @@ def unit_axis(layer: nn.Module, groups: str) -> int:
     (in, out/groups, *kernel) and transformers' Conv1D (in, out): rows 1, columns 0. With ``groups`` > 1 one index of
     axis 1 stands for a channel of every group: the j-th of each.
     """
-    inputs_first = isinstance(layer, (*TRANSPOSED, MNTransposedLinear)) or is_transposed_linear(layer)
-    return int((groups == "rows") == inputs_first)
+    kind = kind_of(layer, subclasses=True)
+    outputs = 0 if kind is None else kind.output_axis
+    return outputs if groups == "rows" else 1 - outputs
 
 
 def other_axes(weight: Tensor, axis: int) -> tuple[int, ...]:

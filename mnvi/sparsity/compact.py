@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from .._models.bypassed_layers import stop_checking
+from ..layers.kinds import plain_kind
 from ._constant_units import UnitValues, cut_units, pass_through, with_finite_constants
 from ._module_chain import module_chain
-from ._stages import Stage, plain_kind, split_into_stages
-from ._unit_axes import TRANSPOSED, units_in_use
+from ._stages import Stage, is_transposed, split_into_stages
+from ._unit_axes import units_in_use
 from .select import Select
 
 _CONVOLUTION = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding")
@@ -132,9 +133,9 @@ def _cut_layer(stage: Stage, units: UnitValues, keep_inputs: Tensor, keep_output
 
 def _plain(layer: Any, inputs: int, outputs: int, weight: Tensor, bias: Tensor | None) -> nn.Module:
     """The torch layer of ``layer``'s kind and options with its own copies of this weight and bias."""
-    kind = plain_kind(layer)
+    kind: Any = plain_kind(layer)
     options = {name: getattr(layer, name) for name in _CONVOLUTION if hasattr(layer, name)}
-    if not issubclass(kind, TRANSPOSED):
+    if not is_transposed(layer):
         options.pop("output_padding", None)
     # On the meta device nothing is allocated or drawn from the global generator.
     new = kind(inputs, outputs, bias=bias is not None, device="meta", **options)

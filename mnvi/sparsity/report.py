@@ -8,8 +8,8 @@ from torch import nn
 
 from .._models.deterministic_weights import described, deterministic_modules
 from ..layers import BayesianLayer
-from ..layers.transposed_linear import is_transposed_linear
-from ._unit_axes import LAYERS, mean_weight, unit_axis, units_in_use
+from ..layers.kinds import kind_of
+from ._unit_axes import mean_weight, unit_axis, units_in_use
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,11 @@ def report(model: nn.Module) -> Report:
     Example:
         >>> print(mnvi.sparsity.report(model))
     """
-    kinds = (BayesianLayer, *LAYERS)
-    counted = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds) or is_transposed_linear(m)]
+    counted = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, BayesianLayer) or kind_of(module, subclasses=True)
+    ]
     layers = tuple(_count(name, module) for name, module in counted)
     if not layers:
         raise ValueError(f"report counts linear and convolutional layers and this {type(model).__name__} has none")

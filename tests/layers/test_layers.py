@@ -1,29 +1,24 @@
 """Every layer against torch's own with the same weight, and its noise against the linear map from weight to output."""
 
 import copy
+import inspect
 import io
 
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
+from torch.nn.modules.conv import _ConvNd
 
 import mnvi
 from mnvi.covariance import Dense, Kronecker
+from mnvi.layers.kinds import KINDS
 from mnvi.posteriors import Diagonal, MatrixNormal
 from tests.cases import PRIORS, SOME_FAMILIES, cases
 from tests.laws import assert_close, assert_moments, dense_covariance, randomise
 
 pytestmark = pytest.mark.usefixtures("float64")
-BAYESIAN = {
-    nn.Linear: mnvi.MNLinear,
-    nn.Conv1d: mnvi.MNConv1d,
-    nn.Conv2d: mnvi.MNConv2d,
-    nn.Conv3d: mnvi.MNConv3d,
-    nn.ConvTranspose1d: mnvi.MNConvTranspose1d,
-    nn.ConvTranspose2d: mnvi.MNConvTranspose2d,
-    nn.ConvTranspose3d: mnvi.MNConvTranspose3d,
-}
+BAYESIAN = {kind.plain: kind.bayesian for kind in KINDS if kind.plain}
 EVERYTHING_1D = {"stride": 2, "padding": 2, "dilation": 2, "groups": 2, "bias": False}
 EVERYTHING_2D = {"stride": (1, 2), "padding": (1, 0), "output_padding": (0, 1), "groups": 2, "bias": False}
 REFLECTED = {"stride": (2, 1), "padding": (2, 1), "padding_mode": "reflect"}
@@ -112,7 +107,7 @@ def test_transposed_convolutions_take_an_output_size(output_size, training, esti
         assert_close(layer(x, output_size=output_size), expected)
 
 
-@cases("row", {name: row for name, row in LAYERS.items() if not name.startswith("linear")})
+@cases("row", {name: row for name, row in LAYERS.items() if issubclass(row[0], _ConvNd)})
 def test_kronecker_columns_are_channels_by_kernel_positions(row):
     plain, layer, _ = pair(row, posterior=MatrixNormal(Dense(), Kronecker()))
     column = layer.posterior.column
@@ -475,14 +470,14 @@ def test_wrong_keywords(row, keywords):
 def test_wrong_sizes(row, position, value, error):
     arguments = list(row[1])
     arguments[position] = value
-    names = ("in_features", "out_features") if row[0] is nn.Linear else ("in_channels", "out_channels")
-    with pytest.raises(error, match=names[position]):
+    name = list(inspect.signature(row[0]).parameters)[position]
+    with pytest.raises(error, match=name):
         BAYESIAN[row[0]](*arguments)
 
 
 @pytest.mark.parametrize("value", [0, -1])
 @pytest.mark.parametrize("name", ["kernel_size", "stride", "dilation", "groups"])
-@cases("row", {name: row for name, row in ONE_OF_EACH.items() if name != "linear"})
+@cases("row", {name: row for name, row in ONE_OF_EACH.items() if issubclass(row[0], _ConvNd)})
 def test_sizes_of_a_convolution_are_positive(row, name, value):
     kernel = {"kernel_size": row[1][2]} | {name: value}
     with pytest.raises(ValueError, match=name):

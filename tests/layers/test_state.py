@@ -21,6 +21,7 @@ from mnvi.parametrizations import CWY, EUNN, Exponential, Trivialization
 from mnvi.sparsity import prune, report
 from tests.cases import PRIORS, SOME_FAMILIES, cases
 from tests.laws import assert_close, assert_moments
+from tests.models import mlp
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -659,3 +660,57 @@ def test_dynamic_quantisation_takes_the_plain_network_and_passes_over_the_bayesi
     assert not isinstance(quantised[0], nn.Linear)
     for output in outputs:
         torch.testing.assert_close(output, model(x), rtol=0, atol=0.05)
+
+
+def test_the_earlier_name_of_is_sampling_works_and_warns():
+    layer = mnvi.MNLinear(6, 8)
+    for training in (True, False):
+        layer.train(training)
+        with pytest.warns(DeprecationWarning, match="is_sampling") as caught:
+            assert layer.samples is layer.is_sampling is training
+        assert caught[0].filename == __file__
+    assert "samples" not in dir(layer)  # what looks at all attributes is not warned
+    assert "is_sampling" in dir(layer)
+
+
+@pytest.mark.parametrize("context", [mnvi.sampling, mnvi.frozen_sample])
+def test_contexts_change_the_sampling_state_and_give_it_back(context):
+    layer = mnvi.MNLinear(6, 8).eval()
+    before = dict(vars(layer))
+    with context(layer):
+        assert layer.is_sampling
+        assert (layer.frozen_noise is None) is (context is mnvi.sampling)
+    assert vars(layer) == before
+    assert layer.frozen_noise is None
+    assert not layer.is_sampling
+
+
+def drawing_only_for(one):
+    draw = type(one).draw_noise
+
+    def drawn(posterior):
+        if posterior is not one:
+            raise RuntimeError("no noise")
+        return draw(posterior)
+
+    return drawn
+
+
+def test_a_context_that_fails_half_way_gives_back_what_it_changed(monkeypatch):
+    model = mnvi.Sequential(mnvi.MNLinear(6, 6), mnvi.MNLinear(6, 8)).eval()
+    monkeypatch.setattr(type(model[1].posterior), "draw_noise", drawing_only_for(model[0].posterior))
+    with pytest.raises(RuntimeError, match="no noise"), mnvi.frozen_sample(model):
+        pass
+    assert not any(layer.is_sampling for layer in model)
+
+
+def test_loading_other_keys_keeps_a_pruned_layer_pruned():
+    model = mlp()
+    mnvi.sparsity.prune(model, fraction=0.5)
+    first = next(layer for layer in model.modules() if isinstance(layer, mnvi.MNLinear))
+    mask = first.pruned.clone()
+    model.load_state_dict({}, strict=False)
+    assert torch.equal(first.pruned, mask)
+    first.reset_parameters()
+    assert not first.is_pruned
+    assert not first.pruned.any()
