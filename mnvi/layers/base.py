@@ -125,9 +125,9 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
         """The torch layer's output for a drawn weight (or the mean): same shapes as the torch layer."""
         self._check_input(input, *args)
         self._notice()
-        self._refuse_recomputation()
         if not self.is_sampling:
             return self._transform(self.mean_weight(), self.bias, input, *args)
+        self._refuse_recomputation()
         # A pruned layer's deviation has no factors any more, and a frozen draw must be one weight for all inputs.
         # A family may have no estimator for this kind of layer.
         local = self.local_estimator is not None and self.posterior.provides(self.local_estimator)
