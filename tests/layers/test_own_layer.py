@@ -19,6 +19,8 @@ pytestmark = pytest.mark.usefixtures("float64")
 class OwnBilinear(BayesianLayer, nn.Bilinear):
     """y_k = x₁ᵀ W_k x₂: linear in x₁ ⊗ x₂ with the matrix ``weight.flatten(1)``."""
 
+    local_estimator = "output_deviation"
+
     def __init__(self, *sizes, posterior=None, prior=None, estimator="local"):
         check_layer_arguments(posterior, prior, estimator)
         super().__init__(*sizes)
