@@ -128,15 +128,22 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
         if not self.is_sampling:
             return self._transform(self.mean_weight(), self.bias, input, *args)
         self._refuse_recomputation()
-        # A pruned layer's deviation has no factors any more, and a frozen draw must be one weight for all inputs.
-        # A family may have no estimator for this kind of layer.
-        local = self.local_estimator is not None and self.posterior.provides(self.local_estimator)
-        if self.estimator == "weight" or not local or self.frozen_noise is not None or self.is_pruned:
+        if not self._draws_outputs():
             return self._transform(self.draw_weight(), self.bias, input, *args)
         output = self._transform(self.weight, self.bias, input, *args)
         with full_precision(self.weight):
             deviation = self._widened(lambda dtype: self._deviation(*_of_type(dtype, input, *args)))
         return output + deviation.to(output.dtype)
+
+    def _draws_outputs(self) -> bool:
+        """Whether a draw is one of outputs, each example's its own, and not one weight for all of them.
+
+        Where the layer is pruned, its deviation has no factors any more. A frozen draw is one weight for all inputs.
+        A family may have no estimator for this kind of layer.
+        """
+        if self.estimator == "weight" or self.frozen_noise is not None or self.is_pruned:
+            return False
+        return self.local_estimator is not None and self.posterior.provides(self.local_estimator)
 
     def _check_input(self, input: Tensor, *args: Any) -> None:
         """Raise ValueError for an input that does not fit the layer."""
