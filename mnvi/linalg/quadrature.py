@@ -1,4 +1,4 @@
-"""Gauss-Legendre quadrature, for matrix functions that are integrals of inverses, as log and the angles are."""
+"""Gauss-Legendre quadrature, for matrix functions that are integrals of inverses, as logarithms are."""
 
 import numpy as np
 import torch

@@ -47,7 +47,7 @@ class AveragedModel(swa_utils.AveragedModel):
 
 
 def trivialized(model: nn.Module) -> Iterator[ParametrizationList]:
-    """What parametrize holds of every weight of ``model`` with a trivialization."""
+    """The ParametrizationList of every weight of ``model`` with a trivialization."""
     for module in model.modules():
         if isinstance(module, ParametrizationList) and isinstance(module[0], Trivialization):
             yield module
