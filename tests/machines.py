@@ -21,7 +21,8 @@ SETTINGS = [
     "OMP_NUM_THREADS=4",
 ]
 # Everything but the programs, which are tested for what they print and write.
-NUMERICAL = [f"--ignore=tests/{each}" for each in ("examples", "benchmarks", "test_architecture.py")]
+NOT_NUMERICAL = ("examples", "benchmarks", "test_architecture.py", "test_documentation.py", "test_snippets.py")
+NUMERICAL = [f"--ignore=tests/{each}" for each in NOT_NUMERICAL]
 PYTEST = ["-n", "2", "--tb=short", "--show-capture=no"]
 LIMIT = 3600  # seconds for one setting, beyond which it hangs
 FOLDER = Path(__file__).parent

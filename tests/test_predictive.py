@@ -91,6 +91,7 @@ def test_images_have_their_classes_in_dimension_one():
 def test_a_tuple_of_mean_and_log_variance():
     model = Around(layer(4), wrap=lambda y: (y[:, :2], y[:, 2:]))
     p = predict(model, X, 8, HeteroscedasticGaussian(log_variance=True))
+    assert p.draws is not None
     mean, log_variance = p.draws
     assert mean.shape == log_variance.shape == (8, 7, 2)
     assert_close(p.mean, mean.mean(0))
@@ -252,6 +253,7 @@ def test_a_pair_of_outputs_goes_through_a_loader():
     with mnvi.frozen_sample(model):
         p = predict(model, DataLoader(TensorDataset(X, y), 3), 4, HeteroscedasticGaussian())
         assert_close(p.log_prob(), predict(model, X, 4, HeteroscedasticGaussian()).log_prob(y))
+    assert p.draws is not None
     assert [tuple(each.shape) for each in p.draws] == [(4, 7, 2), (4, 7, 2)]
 
 

@@ -139,7 +139,8 @@ def assert_same(left, right):
 def test_euclidean_sgd_is_torchs(options):
     ours, theirs = copies(ordinary_parameters())
     optimiser, reference = RiemannianSGD(ours, lr=0.05, **options), torch.optim.SGD(theirs, lr=0.05, **options)
-    run(optimiser, ours, 5), run(reference, theirs, 5)
+    run(optimiser, ours, 5)
+    run(reference, theirs, 5)
     assert_same(ours, theirs)
 
 
@@ -147,7 +148,8 @@ def test_euclidean_sgd_is_torchs(options):
 def test_euclidean_adam_is_torchs(options):
     ours, theirs = copies(ordinary_parameters())
     optimiser, reference = RiemannianAdam(ours, lr=0.05, **options), torch.optim.Adam(theirs, lr=0.05, **options)
-    run(optimiser, ours, 5), run(reference, theirs, 5)
+    run(optimiser, ours, 5)
+    run(reference, theirs, 5)
     assert_same(ours, theirs)
     assert_same(optimiser.state_dict()["state"], reference.state_dict()["state"])
 
@@ -351,8 +353,8 @@ def test_every_manifold_descends_stays_saves_and_resumes(case, name):
     assert loss(leaves).item() < before
     point = tuple(t.detach() for t in leaves) if len(leaves) > 1 else leaves[0].detach()
     assert_close(manifold.residual(point), torch.zeros(()))
-    moments = tuple(optimiser.state[t][optimiser.moment] for t in leaves)
-    moment = moments if len(moments) > 1 else moments[0]
+    moments = [optimiser.state[t][optimiser.moment] for t in leaves]
+    moment = tuple(moments) if len(moments) > 1 else moments[0]
     for a, b in zip(moments, tensors(manifold.tangent(point, moment)), strict=True):
         assert_close(a, b, 1e4)
 

@@ -176,7 +176,7 @@ def test_forward_mode_derivatives_of_a_map(row, dtype):
     call = lambda parameters: functional_call(module, parameters, (x,))  # noqa: E731
     parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
     direction = {name: random(*each.shape, dtype=each.dtype) for name, each in parameters.items()}
-    _, found = jvp(call, (parameters,), (direction,))
+    found = jvp(call, (parameters,), (direction,))[1]
     moved = [{name: at + sign * 1e-6 * direction[name] for name, at in parameters.items()} for sign in (1, -1)]
     expected = (call(moved[0]) - call(moved[1])).detach() / 2e-6
     torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-7)
@@ -370,7 +370,7 @@ def test_plain_steps_are_those_of_packed_sequences_too():
     packed = nn.utils.rnn.pack_sequence([random(length, 3) for length in (5, 3, 1)])
     call = lambda parameters: functional_call(rnn, parameters, (packed,))[0].data  # noqa: E731
     parameters = {name: parameter.detach() for name, parameter in rnn.named_parameters()}
-    output, _ = jvp(call, (parameters,), (parameters,))
+    output = jvp(call, (parameters,), (parameters,))[0]
     torch.testing.assert_close(output, rnn(packed)[0].data.detach(), atol=1e-12, rtol=0)
 
 

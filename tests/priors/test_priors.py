@@ -185,7 +185,8 @@ def test_a_prior_keeps_its_own_copy_of_its_tensors():
     priors = [Normal(scale), mnvi.priors.MatrixNormal(loc, torch.eye(N), torch.eye(P))]
     layers = [make(MatrixNormal(), prior) for prior in priors]
     before = [layer.kl().item() for layer in layers]
-    scale.fill_(5.0), loc.fill_(5.0)
+    scale.fill_(5.0)
+    loc.fill_(5.0)
     assert [layer.kl().item() for layer in layers] == before
 
 
