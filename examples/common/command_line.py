@@ -63,8 +63,7 @@ def check(settings: Any, defaults: Mapping[str, Any]) -> None:
         if getattr(settings, each.name) is None:
             object.__setattr__(settings, each.name, defaults.get(each.name))
         value, (low, high) = getattr(settings, each.name), each.metadata["limits"]
-        limited = (low, high) != (-math.inf, math.inf) and value is not None
-        if limited and not (low <= value <= high and math.isfinite(value)):
+        if isinstance(value, (int, float)) and not (low <= value <= high and math.isfinite(value)):
             raise ValueError(f"{each.name} must be a finite number from {low:g} to {high:g}, got {value}")
 
 
