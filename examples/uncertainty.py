@@ -98,7 +98,7 @@ def figure(folder: Path, images: Tensor, labels: Tensor, p: Tensor) -> None:
     for panel, image, label, row in zip(canvas.subplots(2, 8).flat, images, labels, p, strict=True):
         (first, second), classes = row.topk(2)
         title = f"{label}\n{classes[0]}: {100 * first:.0f} %, {classes[1]}: {100 * second:.0f} %"
-        panel.imshow(image[0], cmap="gray_r")
+        panel.imshow(image[0].numpy(), cmap="gray_r")
         panel.set_title(title, fontsize=7, color="C2" if classes[0] == label else "C3")
         panel.set_axis_off()
     folder.mkdir(parents=True, exist_ok=True)
