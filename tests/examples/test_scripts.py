@@ -111,6 +111,7 @@ def test_a_script_can_be_read_in_one_scroll(name):
     assert len(text.splitlines()) <= (170 if name == "sparsify" else 110)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["-m", "examples.sparsify"], ["examples/sparsify.py"]])
 def test_both_commands_find_the_examples(command):
     """Also where the repository is not on the path, as with an installation that is not editable."""
