@@ -20,9 +20,9 @@ test-machines: .venv/installed
 	$(BIN)/python tests/machines.py
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/layers.py
-	$(BIN)/python benchmarks/manifolds.py
-	$(BIN)/python benchmarks/orthogonal.py
+	$(BIN)/python -m benchmarks.layers
+	$(BIN)/python -m benchmarks.manifolds
+	$(BIN)/python -m benchmarks.orthogonal
 
 # The lock is only written after a complete installation, so an interrupted one starts again.
 .venv/installed: pyproject.toml constraints.txt

@@ -1,13 +1,12 @@
 """What a Bayesian layer costs: forward and backward of a training step, as a ratio to plain torch in the same run.
 
-    python benchmarks/layers.py                     # MLP 784-400-400-10 and the VGG-like net, batch 128, 2 threads
-    python benchmarks/layers.py --json figures/layers.json
+    python -m benchmarks.layers                     # MLP 784-400-400-10 and the VGG-like net, batch 128, 2 threads
+    python -m benchmarks.layers --json figures/layers.json
 
 A step is the mean cross-entropy plus, for Bayesian nets, KL/60,000, and its backward pass; no optimiser. All contenders
 take turns within each round (see measuring.py). bayesian-torch, BLiTZ and Pyro join in where they are installed.
 """
 
-import argparse
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -146,11 +145,9 @@ def measure(contenders: dict[str, tuple[nn.Module, Loss]], x: Tensor, rounds: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measuring.parser(str(__doc__))
     parser.add_argument("--rounds", type=int, default=100, help="rounds of the MLP; the VGG gets a quarter")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="of the MLPs, time only nn.Linear and those whose name holds this")
-    parser.add_argument("--json", help="also write the results here")
     args = parser.parse_args()
     measuring.prepare(args.threads)
     contenders = mlp_contenders()

@@ -1,8 +1,8 @@
 """What a Riemannian optimiser's step costs, beside geoopt's, and how far float32 points drift from their manifold.
 
-    python benchmarks/manifolds.py                      # one step on Stiefel (512, 512) and (4096, 64), 2 threads
-    python benchmarks/manifolds.py --json figures/manifolds.json
-    python benchmarks/manifolds.py --drift              # 100,000 steps on Stiefel (64, 16), re-projection on and off
+    python -m benchmarks.manifolds                      # one step on Stiefel (512, 512) and (4096, 64), 2 threads
+    python -m benchmarks.manifolds --json figures/manifolds.json
+    python -m benchmarks.manifolds --drift              # 100,000 steps on Stiefel (64, 16), re-projection on and off
 
 A step is that of the optimiser alone, from a gradient that is already there: SGD with momentum 0.9, or Adam. geoopt
 (`pip install geoopt`) joins in where it is installed: its Stiefel (the canonical metric, retracting by a solve) and
@@ -11,7 +11,6 @@ tables have 100 ordinary parameters beside torch's optimiser. All contenders tak
 measuring.py).
 """
 
-import argparse
 import importlib
 import importlib.util
 import time
@@ -108,14 +107,12 @@ def drifts(steps: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measuring.parser(str(__doc__))
     parser.add_argument("--rounds", type=int, default=50, help="of every table (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="of a table, at most, after five rounds (60)")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
     parser.add_argument("--only", default="", help="run only the tables whose title holds this, 'Adam' or '4096' say")
     parser.add_argument("--drift", action="store_true", help="measure the drift instead of the time of a step")
     parser.add_argument("--steps", type=int, default=100_000, help="of the drift (default: %(default)s)")
-    parser.add_argument("--json", help="also write the results here")
     args = parser.parse_args()
     measuring.prepare(args.threads)
     results = drifts(args.steps) if args.drift else tables(args.rounds, args.seconds, args.only)

@@ -1,9 +1,11 @@
 """What the benchmarks share: contenders that take turns, ratios within one run, results as a table and as JSON."""
 
+import argparse
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,6 +16,19 @@ from typing import Any
 import torch
 
 Results = dict[str, dict[str, float]]
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The command line of a benchmark, with what all of them take."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    found = argparse.ArgumentParser(
+        f"python -m {spec.name}" if spec else None,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
+    found.add_argument("--json", help="also write the results here")
+    return found
 
 
 def prepare(threads: int) -> None:

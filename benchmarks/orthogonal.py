@@ -1,8 +1,8 @@
 """What orthogonal weights cost, forward and backward, beside torch's own maps and layers.
 
-    python benchmarks/orthogonal.py                                        # some minutes, 2 threads
-    python benchmarks/orthogonal.py --json figures/orthogonal.json
-    python benchmarks/orthogonal.py --only recurrent
+    python -m benchmarks.orthogonal                                        # some minutes, 2 threads
+    python -m benchmarks.orthogonal --json figures/orthogonal.json
+    python -m benchmarks.orthogonal --only recurrent
 
 maps: the weight of a linear layer from its unconstrained tensor, and the gradient of that tensor, from one of the
 weight whose entries are N(0, 1)/n. torch's maps are those of torch.nn.utils.parametrizations.orthogonal; exponentials
@@ -131,8 +131,9 @@ TABLES: dict[str, Callable[[], Steps]] = {
 
 def peak_memory() -> dict[str, float]:
     """MB that a fresh process takes for T-CWY, forward and backward, and at all."""
-    command = [sys.executable, __file__, "--peak"]
-    return dict(zip(("above the import", "in all"), map(float, subprocess.check_output(command).split()), strict=True))
+    command, root = [sys.executable, "-m", "benchmarks.orthogonal", "--peak"], Path(__file__).parents[1]
+    numbers = map(float, subprocess.check_output(command, cwd=root).split())
+    return dict(zip(("above the import", "in all"), numbers, strict=True))
 
 
 def _peak() -> None:
@@ -180,12 +181,10 @@ def _last_state(layer: nn.Module, x: Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measuring.parser(str(__doc__))
     parser.add_argument("--rounds", type=int, default=20, help="of every table (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="of a table, at most, after five rounds (60)")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
     parser.add_argument("--only", default="", help="run only the tables whose title holds this, 'recurrent' say")
-    parser.add_argument("--json", help="also write the results here")
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:

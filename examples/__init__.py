@@ -1,1 +1,1 @@
-"""Programs that use mnvi; see examples/README.md."""
+"""The example programs; README.md in this folder lists them all, with times and data."""

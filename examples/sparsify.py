@@ -10,8 +10,7 @@ A killed run continues where it was when the same command is given again, to the
 pruned more or less without training: give the same command with another --threshold or --tolerance.
 """
 
-import math
-import time
+import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+if not __package__:  # python examples/sparsify.py, where only mnvi is installed
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import mnvi
-from examples.common import checkpoints, metrics, results
-from examples.common.command_line import as_program, option, parse
+from examples.common import checkpoints, results
+from examples.common.command_line import as_program, check, option, parse
 from examples.common.data import Data, hold_out, load
+from examples.common.epochs import Batches, Tally, shuffled, train_epochs
 from examples.common.networks import build
-from examples.common.pruning import choose_threshold, kept_weights, pruned, weights_left, zero_
+from examples.common.pruning import choose_threshold, kept_weights, pruned, zero_
 from mnvi.sparsity import compact
 
 
@@ -39,47 +42,42 @@ class Settings:
     model: Literal["mlp", "lenet5", "vgg"] = option("mlp", "network")
     posterior: Literal["mn", "diagonal", "mn+diagonal"] = option("mn", "family of the weights' posterior")
     prior: Literal["normal", "ard", "group-ard"] = option("ard", "prior; normal fits one scale to each layer")
-    epochs: int = option(100, "passes over the training images")
-    batch_size: int = option(None, "training images a step (default: 32 for digits, else 128)")
-    lr: float = option(1e-3, "Adam's rate for means and biases")
-    log_diagonals: float = option(1.0, "rate of the posterior's log-scales, as a ratio to lr")
-    off_diagonals: float = option(0.03, "rate of the posterior's off-diagonals, as a ratio to lr")
-    warmup: float = option(0.3, "share of the steps, at the start, in which the weight of the KL rises to 1")
-    decay: float = option(0.3, "share of the steps, at the end, in which the rates fall to 0")
+    epochs: int = option(100, "passes over the training images", 1)
+    batch_size: int = option(None, "training images a step (default: 32 for digits, else 128)", 1)
+    lr: float = option(1e-3, "Adam's rate for means and biases", 1e-12)
+    log_diagonals: float = option(1.0, "rate of the posterior's log-scales, as a ratio to lr", 1e-12)
+    off_diagonals: float = option(0.03, "rate of the posterior's off-diagonals, as a ratio to lr", 1e-12)
+    warmup: float = option(0.3, "share of the steps, at the start, in which the weight of the KL rises to 1", 0, 1)
+    decay: float = option(0.3, "share of the steps, at the end, in which the rates fall to 0", 0, 1)
     groups: Literal["weights", "rows", "columns", "both"] = option("weights", "what to prune; both: rows, then columns")
-    hold: float = option(0.5, "share of the epochs after which what can be pruned is held at zero; 1: prune at the end")
-    hold_tolerance: float = option(None, "held-out accuracy this may cost at first (default: 2 for digits, else 1)")
-    validation: int = option(None, "training images held out (default: 137 for digits, else 5000)")
-    limit: int | None = option(None, "train on only the first so many images")
-    seed: int = option(0, "of initial weights, noise and the order of the images")
-    threads: int = option(None, "CPU threads (default: 1 for digits, else 2)")
+    hold: float = option(
+        0.5, "share of the epochs after which what can be pruned is held at zero; 1: prune at the end", 0, 1
+    )
+    hold_tolerance: float = option(
+        None, "held-out accuracy this may cost at first (default: 2 for digits, else 1)", 0, 100
+    )
+    validation: int = option(None, "training images held out (default: 137 for digits, else 5000)", 1)
+    limit: int | None = option(None, "train on only the first so many images", 1)
+    seed: int = option(0, "of initial weights, noise and the order of the images", 0, 2**32 - 1)
+    threads: int = option(None, "CPU threads (default: 1 for digits, else 2)", 1)
     # What follows is used after training.
-    threshold: float | None = option(None, "prune below this ratio of mean to deviation (default: by held-out images)")
-    tolerance: float = option(None, "held-out accuracy pruning may cost (default: 1 point for digits, else 0.2)")
-    samples: int = option(32, "draws of the weights for the sampled prediction")
+    threshold: float | None = option(
+        None, "prune below this ratio of mean to deviation (default: by held-out images)", 0
+    )
+    tolerance: float = option(
+        None, "held-out accuracy pruning may cost (default: 1 point for digits, else 0.2)", 0, 100
+    )
+    samples: int = option(32, "draws of the weights for the sampled prediction", 1)
     out: str = option("runs/sparsify", "folder for the results")
     restart: bool = option(False, "begin anew where the folder has a checkpoint")
 
     def __post_init__(self) -> None:
-        defaults = DEFAULTS["digits" if self.data == "digits" else "others"]
-        for name, (low, high) in LIMITS.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, defaults.get(name))
-            value = getattr(self, name)
-            if value is not None and not (low <= value <= high and math.isfinite(value)):
-                raise ValueError(f"{name} must be a finite number from {low:g} to {high:g}, got {value}")
+        check(self, DEFAULTS["digits" if self.data == "digits" else "others"])
 
 
 DEFAULTS = {
     "digits": {"threads": 1, "batch_size": 32, "validation": 137, "tolerance": 1.0, "hold_tolerance": 2.0},
     "others": {"threads": 2, "batch_size": 128, "validation": 5000, "tolerance": 0.2, "hold_tolerance": 1.0},
-}
-COUNTS = ("epochs", "batch_size", "validation", "limit", "samples", "threads")
-LIMITS = {
-    **dict.fromkeys(COUNTS, (1, math.inf)),
-    **dict.fromkeys(("lr", "log_diagonals", "off_diagonals"), (1e-12, math.inf)),
-    **dict.fromkeys(("warmup", "decay", "hold"), (0, 1)),
-    **{"threshold": (0, math.inf), "tolerance": (0, 100), "hold_tolerance": (0, 100), "seed": (0, 2**32 - 1)},
 }
 AFTER_TRAINING = ("threads", "threshold", "tolerance", "samples", "out", "restart")
 POSTERIORS = {
@@ -105,7 +103,6 @@ def main(argv: list[str] | None = None) -> dict:
     model.load_state_dict(plain.state_dict(), strict=False)  # both start from the same weights
 
     progress = train(model, plain, data, (held_x, held_y), settings, folder / "checkpoint.pt")
-
     threshold = settings.threshold
     if threshold is None:
         threshold = choose_threshold(model, settings.groups, held_x, held_y, settings.tolerance)
@@ -130,66 +127,39 @@ def train(
 ) -> dict:
     """Train both networks on the same batches, from the checkpoint if there is one; returns history and seconds."""
     num_train = len(data.train_x)
-    total = settings.epochs * math.ceil(num_train / settings.batch_size)
+    order = shuffled(num_train, settings.batch_size, settings.seed)
+    total = settings.epochs * len(order(0))
     warmup, decay = round(settings.warmup * total), max(1, settings.decay * total)
     elbo = mnvi.ELBO(num_train, mnvi.KLWarmup(warmup) if warmup else 1.0)
     ratios = {"log_diagonals": settings.log_diagonals, "off_diagonals": settings.off_diagonals}
     groups = mnvi.parameter_groups(model, settings.lr, **ratios)
-    optimiser = torch.optim.Adam([*groups, {"params": list(plain.parameters()), "lr": settings.lr}], fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1, (total - step) / decay))
+    optimizer = torch.optim.Adam([*groups, {"params": list(plain.parameters()), "lr": settings.lr}], fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (total - step) / decay))
 
-    parts = {"model": model, "plain": plain, "elbo": elbo, "optimiser": optimiser, "schedule": schedule}
+    def epoch(i: int, batches: Batches, bar: tqdm) -> dict:
+        if i == round(settings.hold * settings.epochs):
+            threshold = choose_threshold(model, settings.groups, *held, settings.hold_tolerance)
+            zero_(model, pruned(model, settings.groups, threshold))
+        model.train()
+        plain.train()
+        tally, kept = Tally(bar), kept_weights(model)  # what is held at zero stays there; nothing is, before
+        for batch in batches:
+            x, y = data.train_x[batch], data.train_y[batch]
+            logits = model(x)
+            loss, nll, kl = elbo(F.cross_entropy(logits, y), model)  # nll + weight * model.kl() / num_train
+            optimizer.zero_grad()
+            (loss + F.cross_entropy(plain(x), y)).backward()  # no parameter is in both networks
+            optimizer.step()
+            schedule.step()
+            for weight, keep in kept.items():
+                weight.data.mul_(keep)
+            tally.add(loss, nll, kl, logits, y)
+        return tally.record(num_train) | results.compare(model, plain, data)
+
+    parts = {"model": model, "plain": plain, "elbo": elbo, "optimiser": optimizer, "schedule": schedule}
     fixed = {name: value for name, value in asdict(settings).items() if name not in AFTER_TRAINING}
     fixed["training images"] = num_train
-    if settings.restart:
-        checkpoint.unlink(missing_ok=True)
-    progress = checkpoints.resume(checkpoint, parts, fixed) or {"history": [], "seconds": 0.0}
-    history = progress["history"]
-    if history:
-        print(f"continuing {checkpoint} at epoch {len(history)} of {settings.epochs}; --restart begins anew")
-    with tqdm(total=total, initial=total * len(history) // settings.epochs, mininterval=0.2) as bar:
-        for epoch in range(len(history), settings.epochs):
-            start = time.perf_counter()
-            bar.set_description(f"epoch {epoch + 1}/{settings.epochs}", refresh=False)
-            order = torch.Generator().manual_seed(100_000 * settings.seed + epoch)
-            batches = torch.randperm(num_train, generator=order).split(settings.batch_size)
-            if epoch == round(settings.hold * settings.epochs):
-                threshold = choose_threshold(model, settings.groups, *held, settings.hold_tolerance)
-                zero_(model, pruned(model, settings.groups, threshold))
-            history.append(train_epoch(model, plain, data, batches, elbo, optimiser, schedule, bar))
-            progress["seconds"] += time.perf_counter() - start
-            checkpoints.save(checkpoint, parts, fixed, progress)
-    return progress
-
-
-def train_epoch(model, plain, data: Data, batches, elbo: mnvi.ELBO, optimiser, schedule, bar: tqdm) -> dict:
-    """One pass over the training images; what the figure shows of it."""
-    model.train()
-    plain.train()
-    totals, seen, kl = torch.zeros(2), 0, torch.zeros(())
-    kept = kept_weights(model)  # what is held at zero stays there; nothing is, before
-    for step, batch in enumerate(batches):
-        x, y = data.train_x[batch], data.train_y[batch]
-        logits = model(x)
-        loss, nll, kl = elbo(F.cross_entropy(logits, y), model)  # nll + weight * model.kl() / num_train
-        optimiser.zero_grad()
-        (loss + F.cross_entropy(plain(x), y)).backward()  # no parameter is in both networks
-        optimiser.step()
-        schedule.step()
-        for weight, keep in kept.items():
-            weight.data.mul_(keep)
-        seen += len(batch)
-        totals += torch.stack([nll.detach() * len(batch), (logits.argmax(1) == y).sum()])
-        bar.update()
-        if step % 20 == 0:
-            running = f"loss {loss.item():.3f}, KL {kl.item():,.0f}, accuracy {100 * totals[1].item() / seen:.1f} %"
-            bar.set_postfix_str(running, refresh=False)
-    nll, correct = (totals / seen).tolist()
-    accuracies = [metrics.accuracy(metrics.probabilities(each, data.test_x), data.test_y) for each in (model, plain)]
-    return {
-        **{"nll": nll, "kl": kl.item(), "neg_elbo": nll + kl.item() / elbo.num_data, "train_accuracy": 100 * correct},
-        **{"accuracy": accuracies[0], "plain_accuracy": accuracies[1], "left": weights_left(model)},
-    }
+    return train_epochs(checkpoint, parts, fixed, order, settings.epochs, epoch, restart=settings.restart)
 
 
 if __name__ == "__main__":

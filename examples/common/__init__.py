@@ -1,1 +1,1 @@
-"""What the example programs share."""
+"""What sparsify.py and the papers' experiments share: data, networks, checkpoints, command lines, figures."""

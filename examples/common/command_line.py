@@ -1,6 +1,7 @@
 """A command line made from a frozen dataclass of settings: one option for each field."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, field, fields
@@ -13,9 +14,9 @@ import torch
 Settings = TypeVar("Settings")
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with its line of ``--help``."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A dataclass field with its line of ``--help``, and the limits of its value for :func:`check`."""
+    return field(default=default, metadata={"help": help, "limits": (low, high)})
 
 
 def parse(settings: type[Settings], argv: list[str] | None, description: str) -> Settings:
@@ -23,7 +24,7 @@ def parse(settings: type[Settings], argv: list[str] | None, description: str) ->
 
     A bad option, or a ValueError of the settings themselves, prints the usage and the reason and exits with status 2.
     """
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(program(), description=description, allow_abbrev=False)
     for each in fields(settings):  # type: ignore[arg-type]
         parser.add_argument("--" + each.name.replace("_", "-"), default=each.default, **_argument(each))
     try:
@@ -56,6 +57,16 @@ def names(text: str, choices: Sequence[str]) -> list[str]:
     return found
 
 
+def check(settings: Any, defaults: Mapping[str, Any]) -> None:
+    """Give fields that are None their value of ``defaults``; ValueError where a number is not within its limits."""
+    for each in fields(settings):
+        if getattr(settings, each.name) is None:
+            object.__setattr__(settings, each.name, defaults.get(each.name))
+        value, (low, high) = getattr(settings, each.name), each.metadata["limits"]
+        if isinstance(value, (int, float)) and not (low <= value <= high and math.isfinite(value)):
+            raise ValueError(f"{each.name} must be a finite number from {low:g} to {high:g}, got {value}")
+
+
 def at_least(settings: Any, limits: Mapping[str, float]) -> None:
     """Raise ValueError if a field of ``settings`` that is not None is below its limit, or NaN; or a bad ``seed``."""
     for name, least in limits.items():
@@ -74,12 +85,17 @@ def device(name: str) -> torch.device:
         raise ValueError(f"device {name!r} cannot be used: {error}") from None
 
 
+def program() -> str:
+    """How the program that runs was called: ``python -m examples.papers.copying``, or ``sparsify.py``."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
+
+
 def as_program(main: Callable[[], object]) -> None:
     """Call ``main`` as a program: errors that a user can mend are one line, and Ctrl-C says how to go on."""
-    program = Path(sys.argv[0]).name
     try:
         main()
     except (ValueError, OSError) as error:
-        raise SystemExit(f"{program}: {error}") from None
+        raise SystemExit(f"{program()}: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("interrupted; give the same command again to go on") from None

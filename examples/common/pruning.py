@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.common.metrics import accuracy, probabilities
-from mnvi.module import bayesian_layers
+from mnvi import bayesian_layers
 from mnvi.sparsity import prune, report, signal_to_noise
 
 GROUPS = {"weights": ("weights",), "rows": ("rows",), "columns": ("columns",), "both": ("rows", "columns")}

@@ -8,7 +8,7 @@ from torch import nn
 from examples.common import checkpoints, metrics, plots
 from examples.common.data import Data
 from examples.common.networks import save_compact
-from examples.common.pruning import THRESHOLDS
+from examples.common.pruning import THRESHOLDS, weights_left
 from mnvi.sparsity import report
 
 
@@ -24,6 +24,12 @@ def describe(settings: dict, data: Data, progress: dict, threshold: float) -> di
         "history": [{**epoch, "left": epoch["left"][settings["groups"]][nearest]} for epoch in progress["history"]],
         "train_seconds": progress["seconds"],
     }
+
+
+def compare(model: nn.Module, plain: nn.Module, data: Data) -> dict:
+    """Test accuracies of both networks after an epoch, and the weights that each threshold would leave."""
+    accuracies = [metrics.accuracy(metrics.probabilities(each, data.test_x), data.test_y) for each in (model, plain)]
+    return {"accuracy": accuracies[0], "plain_accuracy": accuracies[1], "left": weights_left(model)}
 
 
 def measure(stages: dict[str, nn.Module], data: Data, samples: int) -> dict:
@@ -72,15 +78,16 @@ def summary(result: dict, sparse: nn.Module) -> str:
 
 def write(folder: Path, result: dict, stages: dict[str, nn.Module]) -> None:
     """``compact.pt``, ``training.png``, ``weights.png`` and, last, ``result.json``."""
-    title = _title(result)
+    heading = title(result)
     checkpoints.write(folder / "compact.pt", lambda path: save_compact(stages["compacted"], path))
-    checkpoints.write(folder / "training.png", lambda path: plots.training_figure(path, title, result))
+    checkpoints.write(folder / "training.png", lambda path: plots.training_figure(path, heading, result))
     plain, pruned = _matrices(stages["plain network"]), _matrices(stages["pruned"])
-    checkpoints.write(folder / "weights.png", lambda path: plots.weights_figure(path, title, plain, pruned))
+    checkpoints.write(folder / "weights.png", lambda path: plots.weights_figure(path, heading, plain, pruned))
     checkpoints.write_json(folder / "result.json", result)
 
 
-def _title(result: dict) -> str:
+def title(result: dict) -> str:
+    """The heading of a run's figures."""
     settings, names = result["settings"], {"mlp": "MLP", "lenet5": "LeNet-5", "vgg": "VGG-like"}
     model, posterior, prior = (settings[key] for key in ("model", "posterior", "prior"))
     words = {"mn": "matrix-normal", "mn+diagonal": "matrix-normal + diagonal", "ard": "ARD", "group-ard": "group-ARD"}

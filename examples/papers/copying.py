@@ -186,9 +186,7 @@ def collect(folder: Path) -> dict:
     """Put all methods' results in ``folder`` into ``result.json`` and ``copying.png``."""
     runs = finished(folder, METHODS)
     result: dict = {"runs": runs}
-    files = {path.stem.split("-")[1]: path for path in folder.glob("derivatives-*.npy")}
-    kept = {int(i): arrays(path) for i, path in files.items() if i.isdigit()}
-    if kept:
+    if kept := derivatives(folder):
         result["derivatives"] = {
             str(i): {f"{100 * norm:g} % of the norm": share(kept[i], norm) for norm in (0.95, 0.99)}
             for i in sorted(kept)
@@ -208,6 +206,12 @@ def collect(folder: Path) -> dict:
             + ", ".join(f"{100 * value:.2f} % of the coordinates hold {key}" for key, value in shares.items())
         )
     return report(folder, "copying", result, lambda path: figure(path, runs, kept))
+
+
+def derivatives(folder: Path) -> dict[int, np.ndarray]:
+    """The partial derivatives that rgd left in ``folder``, by iteration."""
+    files = {path.stem.split("-")[1]: path for path in folder.glob("derivatives-*.npy")}
+    return {int(i): arrays(path) for i, path in files.items() if i.isdigit()}
 
 
 COLORS = {name: f"C{i % 10}" for i, name in enumerate(METHODS)}

@@ -18,7 +18,6 @@ other options without training the other again, delete its checkpoint, adam.pt o
 """
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -36,8 +35,9 @@ from tqdm import tqdm
 
 import mnvi
 from examples.common import checkpoints, metrics, plots
-from examples.common.command_line import as_program, option, parse
+from examples.common.command_line import as_program, check, option, parse
 from examples.common.data import Data, hold_out, load
+from examples.common.epochs import Batches, fall, shuffled, train_epochs
 from examples.common.networks import build
 from examples.papers.conjugate_regression import ADAM, NATURAL, STYLES, adam, regression
 from mnvi.optim import NaturalGradient, other_parameters
@@ -48,32 +48,40 @@ class Settings:
     """Everything that a result depends on; each field is an option of the command line."""
 
     task: Literal["regression", "mnist"] = option("regression", "linear regression, or a network on images")
-    natural_lr: float = option(None, "natural gradient's rate of the means (default: 1 for regression, else 0.3)")
+    natural_lr: float = option(
+        None, "natural gradient's rate of the means (default: 1 for regression, else 0.3)", 1e-12
+    )
     # What follows is for regression.
-    seeds: int = option(3, "regression problems")
-    steps: int = option(5000, "steps at most")
+    seeds: int = option(3, "regression problems", 1)
+    steps: int = option(5000, "steps at most", 1)
     # What follows is for images.
     data: Literal["mnist", "fashion_mnist", "digits"] = option("mnist", "images to classify")
-    lr: float = option(3e-3, "Adam's rate for means and biases")
-    epochs: int = option(50, "Adam's passes over the training images")
-    batch_size: int = option(128, "Adam's training images a step")
-    warmup: float = option(0.3, "share of Adam's steps, at the start, in which the weight of the KL rises to 1")
-    decay: float = option(0.3, "share of Adam's steps, at the end, in which the rates fall to 0")
-    covariance_lr: float = option(0.08, "natural gradient's rate of the covariances")
-    other_lr: float = option(3e-3, "rate of the biases beside natural gradient, which Adam steps")
-    natural_epochs: int = option(25, "natural gradient's passes over the training images")
-    natural_batch_size: int = option(512, "natural gradient's training images a step")
-    momentum: float = option(0.9, "of natural gradient's means")
-    second_moment: float = option(0.99, "rate of the average of natural gradient's squared whitened gradients")
-    every: int = option(2, "natural gradient steps the covariances once in so many steps")
-    end: float = option(0.15, "what natural gradient's rates are multiplied by, little by little, from start to end")
-    fall: float = option(0.7, "share of natural gradient's steps, at the end, in which the rates fall to 0 besides")
-    draws: int = option(4, "passes of sampled weights over the training images when −ELBO is measured")
-    validation: int = option(None, "training images held out (default: 137 for digits, else 5000)")
-    limit: int | None = option(None, "train on only the first so many images")
-    seed: int = option(0, "of initial weights, noise and the order of the images")
+    lr: float = option(3e-3, "Adam's rate for means and biases", 1e-12)
+    epochs: int = option(50, "Adam's passes over the training images", 1)
+    batch_size: int = option(128, "Adam's training images a step", 1)
+    warmup: float = option(0.3, "share of Adam's steps, at the start, in which the weight of the KL rises to 1", 0, 1)
+    decay: float = option(0.3, "share of Adam's steps, at the end, in which the rates fall to 0", 0, 1)
+    covariance_lr: float = option(0.08, "natural gradient's rate of the covariances", 1e-12)
+    other_lr: float = option(3e-3, "rate of the biases beside natural gradient, which Adam steps", 1e-12)
+    natural_epochs: int = option(25, "natural gradient's passes over the training images", 1)
+    natural_batch_size: int = option(512, "natural gradient's training images a step", 1)
+    momentum: float = option(0.9, "of natural gradient's means", 0, 0.9999)
+    second_moment: float = option(
+        0.99, "rate of the average of natural gradient's squared whitened gradients", 0, 0.9999
+    )
+    every: int = option(2, "natural gradient steps the covariances once in so many steps", 1)
+    end: float = option(
+        0.15, "what natural gradient's rates are multiplied by, little by little, from start to end", 1e-6, 1
+    )
+    fall: float = option(
+        0.7, "share of natural gradient's steps, at the end, in which the rates fall to 0 besides", 0, 1
+    )
+    draws: int = option(4, "passes of sampled weights over the training images when −ELBO is measured", 1)
+    validation: int = option(None, "training images held out (default: 137 for digits, else 5000)", 1)
+    limit: int | None = option(None, "train on only the first so many images", 1)
+    seed: int = option(0, "of initial weights, noise and the order of the images", 0, 2**32 - 1)
     # What follows is for both.
-    threads: int = option(None, "CPU threads (default: 2 for mnist and fashion_mnist, else 1)")
+    threads: int = option(None, "CPU threads (default: 2 for mnist and fashion_mnist, else 1)", 1)
     out: str = option("runs/natural_gradient", "folder for the results")
     restart: bool = option(False, "begin anew where the folder has checkpoints")
 
@@ -81,31 +89,7 @@ class Settings:
         small = self.task == "regression" or self.data == "digits"
         defaults = {"natural_lr": 1.0 if self.task == "regression" else 0.3}
         defaults |= {"validation": 137 if self.data == "digits" else 5000, "threads": 1 if small else 2}
-        for name, (low, high) in LIMITS.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, defaults.get(name))
-            value = getattr(self, name)
-            if value is not None and not (low <= value <= high and math.isfinite(value)):
-                raise ValueError(f"{name} must be a finite number from {low:g} to {high:g}, got {value}")
-
-
-COUNTS = (
-    "seeds",
-    "steps",
-    "epochs",
-    "batch_size",
-    "natural_epochs",
-    "natural_batch_size",
-    "every",
-    "draws",
-    "validation",
-)
-LIMITS = {
-    **dict.fromkeys((*COUNTS, "limit", "threads"), (1, math.inf)),
-    **dict.fromkeys(("natural_lr", "lr", "covariance_lr", "other_lr"), (1e-12, math.inf)),
-    **dict.fromkeys(("warmup", "decay", "fall"), (0, 1)),
-    **{"momentum": (0, 0.9999), "second_moment": (0, 0.9999), "end": (1e-6, 1), "seed": (0, 2**32 - 1)},
-}
+        check(self, defaults)
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -162,11 +146,6 @@ def make_method(name: str, model: torch.nn.Module, num_train: int, settings: Set
     return Method(epochs, batch_size, elbo, optimisers, lambda t: settings.end**t * fall(t, settings.fall))
 
 
-def fall(t: float, share: float) -> float:
-    """1, and a straight line to 0 over the last ``share`` of t from 0 to 1."""
-    return min(1.0, (1 - t) / max(share, 1e-9))
-
-
 def images(settings: Settings) -> tuple[dict, str, Callable]:
     """Train with both methods; the results, a table, and what draws the figure."""
     data, *_ = hold_out(load(settings.data), settings.validation, settings.limit)
@@ -189,32 +168,24 @@ def train(name: str, data: Data, settings: Settings, folder: Path) -> dict:
     model = build("mlp", data.shape, data.classes, partial(mnvi.MNLinear, prior=mnvi.priors.Normal(None)))
     num_train = len(data.train_x)
     method = make_method(name, model, num_train, settings)
-    steps = math.ceil(num_train / method.batch_size)
-    total = steps * method.epochs
+    order = shuffled(num_train, method.batch_size, settings.seed)
+    total = method.epochs * len(order(0))
     schedules = [LambdaLR(each, lambda step: method.factor(step / total)) for each in method.optimisers]
     parts = {"model": model, "elbo": method.elbo}
     parts |= {f"optimiser {k}": each for k, each in enumerate(method.optimisers)}
     parts |= {f"schedule {k}": each for k, each in enumerate(schedules)}
-
     fixed = {key: getattr(settings, key) for key in (*COMMON, *OWN[name])} | {"training images": num_train}
     checkpoint = folder / f"{name.lower().replace(' ', '_')}.pt"
-    if settings.restart:
-        checkpoint.unlink(missing_ok=True)
-    progress = checkpoints.resume(checkpoint, parts, fixed) or {"history": [], "seconds": 0.0}
-    history = progress["history"]
-    if history:
-        print(f"continuing {checkpoint} at epoch {len(history)} of {method.epochs}; --restart begins anew")
-    with tqdm(total=total, initial=steps * len(history), mininterval=0.2) as bar:
-        for epoch in range(len(history), method.epochs):
-            bar.set_description(f"{name}, epoch {epoch + 1}/{method.epochs}", refresh=False)
-            order = torch.Generator().manual_seed(100_000 * settings.seed + epoch)
-            start = time.perf_counter()
-            batches = torch.randperm(num_train, generator=order).split(method.batch_size)
-            train_epoch(model, data, batches, method, schedules, bar)
-            progress["seconds"] += time.perf_counter() - start
-            history.append({"epoch": epoch + 1, "seconds": progress["seconds"], **measure(model, data, settings.draws)})
-            checkpoints.save(checkpoint, parts, fixed, progress)
-    return progress
+
+    def epoch(i: int, batches: Batches, bar: tqdm) -> dict:
+        train_epoch(model, data, batches, method, schedules, bar)
+        return {"epoch": i + 1}
+
+    def measured(seconds: float) -> dict:
+        return {"seconds": seconds, **measure(model, data, settings.draws)}
+
+    options = {"title": f"{name}, ", "restart": settings.restart}
+    return train_epochs(checkpoint, parts, fixed, order, method.epochs, epoch, measured, **options)
 
 
 def train_epoch(model, data: Data, batches, method: Method, schedules: list[LambdaLR], bar: tqdm) -> None:

@@ -32,8 +32,7 @@ from tqdm import tqdm
 from examples.common import checkpoints, plots
 from examples.common.command_line import as_program, option, parse
 from examples.papers.step_sizes import CONVERGED, Search, point
-from mnvi.manifolds import CholeskySPD, Euclidean, Kronecker, Manifold, Product, SPDKronecker
-from mnvi.manifolds.base import Point
+from mnvi.manifolds import CholeskySPD, Euclidean, Kronecker, Manifold, Point, Product, SPDKronecker
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -255,15 +255,13 @@ ACROSS = 5  # spectrograms beside each other, at most
 
 
 def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
-    """Validation errors over epochs and over time, and a test recording with what each method predicts of it."""
-    sounds = {name: arrays(folder / f"{name}.npz") for name in runs}
-    pictures = {"recording": next(iter(sounds.values()))["frames"]} | {k: v["prediction"] for k, v in sounds.items()}
-    across = min(ACROSS, len(pictures))
-    down = math.ceil(len(pictures) / across)
-    canvas = Figure(figsize=(12, 4.2 + 2.4 * down), dpi=150, layout="constrained")
+    """Validation errors over epochs and over time; a test recording and its predictions, where they are kept."""
+    sounds = {name: arrays(kept) for name in runs if (kept := folder / f"{name}.npz").exists()}
+    heights = [4.2] + [2.4 * math.ceil((len(sounds) + 1) / ACROSS)] * bool(sounds)
+    canvas = Figure(figsize=(12, sum(heights)), dpi=150, layout="constrained")
     first = next(iter(runs.values()))
     canvas.suptitle(f"The next frame of {first['data']}", fontsize=13)
-    upper, lower = canvas.subfigures(2, 1, height_ratios=[4.2, 2.4 * down])  # type: ignore[misc]
+    upper, *lower = canvas.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     by_epoch, by_time = upper.subplots(1, 2, sharey=True)
     for name, each in runs.items():
         _curves(by_epoch, by_time, name, each)
@@ -277,6 +275,15 @@ def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
         axes.grid(alpha=0.3)
     by_epoch.set_ylabel("mean squared error, dB² (validation)")
     by_time.legend(frameon=False)
+    if sounds:
+        _spectrograms(lower[0], sounds)
+    canvas.savefig(path)
+
+
+def _spectrograms(lower: SubFigure, sounds: dict[str, dict]) -> None:
+    pictures = {"recording": next(iter(sounds.values()))["frames"]} | {k: v["prediction"] for k, v in sounds.items()}
+    across = min(ACROSS, len(pictures))
+    down = math.ceil(len(pictures) / across)
     panels = [*lower.subplots(down, across, squeeze=False, sharex=True, sharey=True).flat]
     for axes, (name, frames) in zip(panels, pictures.items(), strict=False):
         extent = (0, len(frames) * HOP / RATE, 0, RATE / 2000)
@@ -293,7 +300,6 @@ def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
     lower.colorbar(image, ax=list(lower.axes), label="dB")
     for axes in panels[len(pictures) :]:
         axes.set_axis_off()
-    canvas.savefig(path)
 
 
 def _curves(by_epoch: Axes, by_time: Axes, name: str, each: dict) -> None:

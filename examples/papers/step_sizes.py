@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mnvi.manifolds import Manifold
-from mnvi.manifolds.base import Point, tensors
+from mnvi.manifolds import Manifold, Point
 from mnvi.optim import RiemannianSGD
 
 DECADES = 1.0  # the first round of the search spans so many on each side of Polyak's step
@@ -102,6 +101,11 @@ def pick(rates: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
     late = (losses > CONVERGED).sum(0) / len(losses)
     best = torch.where(losses[-1] < CONVERGED, late * CONVERGED, losses[-1]).argmin(-1, keepdim=True)
     return rates.gather(-1, best)[:, 0], losses.gather(-1, best.expand(len(losses), -1, -1))[..., 0].mT
+
+
+def tensors(x: Point) -> Sequence[Tensor]:
+    """The tensors of a point, of which a pair has two."""
+    return x if isinstance(x, tuple) else (x,)
 
 
 def point(parts: Sequence[Tensor]) -> Point:

@@ -224,16 +224,22 @@ def collect(folder: Path) -> dict:
             f"test: cross-entropy {test['cross-entropy']:.3f}, perplexity {test['perplexity']:.2f}, "
             f"accuracy {test['accuracy']:.1f} %"
         )
-    winner = min(runs.values(), key=lambda each: each["test"]["cross-entropy"], default={"translations": []})
-    for each in winner["translations"]:
-        print("", *(f"{key:9} {' '.join(each[key])}" for key in ("source", "reference", "output")), sep="\n")
     if runs:
+        winner = best_of(runs)
+        for each in winner["translations"]:
+            print("", *(f"{key:9} {' '.join(each[key])}" for key in ("source", "reference", "output")), sep="\n")
         print(f"\ntranslated by {winner['method']}")
-    return report(folder, "translation", {"runs": runs}, lambda path: figure(path, runs, winner))
+    return report(folder, "translation", {"runs": runs}, lambda path: figure(path, runs))
 
 
-def figure(path: Path, runs: dict[str, dict], winner: dict) -> None:
+def best_of(runs: dict[str, dict]) -> dict:
+    """The run with the least cross-entropy on the test sentences."""
+    return min(runs.values(), key=lambda each: each["test"]["cross-entropy"])
+
+
+def figure(path: Path, runs: dict[str, dict]) -> None:
     """Validation perplexity over epochs and seconds, test perplexity, and the attention of the best on one sentence."""
+    winner = best_of(runs)
     colors = {name: f"C{i % 10}" for i, name in enumerate(runs)}
     canvas = Figure(figsize=(11, 9), dpi=150, layout="constrained")
     (over_epochs, over_seconds), (bars, attention) = canvas.subplots(2, 2)

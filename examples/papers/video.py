@@ -30,7 +30,7 @@ from typing import Literal
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from examples.common import checkpoints, command_line
@@ -215,11 +215,12 @@ SHOWN = 9  # frames of the film, at most
 
 
 def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
-    """Validation errors over steps and over time, and a test clip with what each method predicts of it."""
-    films = {name: arrays(folder / f"{name}.npz") for name in runs}
-    canvas = Figure(figsize=(12, 4.4 + 1.25 * (len(runs) + 1)), dpi=150, layout="constrained")
+    """Validation errors over steps and over time; a test clip and what each method predicts of it, where it is kept."""
+    films = {name: arrays(kept) for name in runs if (kept := folder / f"{name}.npz").exists()}
+    heights = [4.4] + [1.25 * (len(films) + 1)] * bool(films)
+    canvas = Figure(figsize=(12, sum(heights)), dpi=150, layout="constrained")
     canvas.suptitle(f"One frame ahead: {next(iter(runs.values()))['data']}", fontsize=13)
-    upper, lower = canvas.subfigures(2, 1, height_ratios=[4.4, 1.25 * (len(runs) + 1)])  # type: ignore[misc]
+    upper, *lower = canvas.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     by_step, by_time = upper.subplots(1, 2, sharey=True)
     for name, each in runs.items():
         steps, errors = np.array(each["validation"] or [[each["iterations"], each["validation error"]]]).T
@@ -235,6 +236,12 @@ def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
     _finish(by_time, runs, "minutes of the processor")
     by_step.set_ylabel("absolute error of a frame, validation")
     by_time.legend(frameon=False)
+    if films:
+        _clip(lower[0], films)
+    canvas.savefig(path)
+
+
+def _clip(lower: SubFigure, films: dict[str, dict]) -> None:
     film = next(iter(films.values()))["film"]
     shown = np.linspace(0, len(film) - 1, min(SHOWN, len(film))).round().astype(int)
     rows = {"film": film} | {name: each["prediction"] for name, each in films.items()}
@@ -243,7 +250,6 @@ def figure(path: Path, folder: Path, runs: dict[str, dict]) -> None:
             panel.imshow(frames[i], cmap="gray", vmin=0, vmax=1)
             panel.set(xticks=[], yticks=[], title=f"frame {i + 2}" if name == "film" else "")
         axes[0].set_ylabel(name)
-    canvas.savefig(path)
 
 
 def _finish(axes: Axes, runs: dict[str, dict], label: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from benchmarks import layers, manifolds, measuring, orthogonal
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_layers_runs():
     for contenders, shape in ((layers.mlp_contenders(), (2, 784)), (layers.vgg_contenders(), (2, 3, 32, 32))):
         results = layers.measure(contenders, torch.randn(shape), rounds=1)
@@ -29,6 +30,7 @@ def test_benchmark_of_the_manifolds_runs(monkeypatch, capsys):
     assert manifolds.drift(manifolds.Stiefel(), 100, steps=150)["largest"] < 1e-5
 
 
+@pytest.mark.slow
 def test_benchmark_of_orthogonal_weights_runs(monkeypatch, capsys):
     monkeypatch.setattr(orthogonal, "TALL", 40)
     makers = [

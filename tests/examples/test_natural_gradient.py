@@ -56,6 +56,7 @@ def assert_same(folder, result, other, expected):
 # --- regression ---
 
 
+@pytest.mark.slow
 def test_two_steps_of_regression(tmp_path, capsys):
     result = natural_gradient.main(["--steps", "2", "--seeds", "2", "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {"result.json", "natural_gradient.png"}
@@ -84,6 +85,7 @@ def test_the_gap_is_the_divergence_from_the_exact_posterior():
     torch.testing.assert_close(gap, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_natural_gradient_needs_a_tenth_of_adams_steps(tmp_path):
     result = natural_gradient.main(["--seeds", "1", "--out", str(tmp_path)])
     problem = result["problems"][0]
@@ -123,6 +125,7 @@ def test_two_epochs_of_both_methods(uninterrupted):
         assert image.size[0] == 1650
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 3, 5, 8, 9])  # of 10, of which 4 are Adam's
 def test_an_interrupt_continues_to_the_same_result(tmp_path, monkeypatch, uninterrupted, calls):
     left = iter(range(calls))
@@ -142,6 +145,7 @@ def test_an_interrupt_continues_to_the_same_result(tmp_path, monkeypatch, uninte
     assert_same(tmp_path, run(tmp_path), folder, expected)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     first, calls = run(tmp_path), []
     forward = mnvi.ELBO.__call__

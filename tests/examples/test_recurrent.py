@@ -119,6 +119,7 @@ def test_parameters_are_counted_once():
 METHODS = "dtriv100,exprnn,scornn,cwy,rgd,srcd-u,srcd-gs,block-gs,block-gs-disjoint,lstm"
 
 
+@pytest.mark.slow
 def test_copying_runs_and_resumes_to_the_same_result(tmp_path, monkeypatch):
     few = ["--iterations", "6", "--descent-iterations", "6"]
     whole = copying.main([*COPYING, *few, "--methods", METHODS, "--out", str(tmp_path / "whole")])
@@ -146,6 +147,7 @@ def test_copying_runs_and_resumes_to_the_same_result(tmp_path, monkeypatch):
     assert (tmp_path / "whole" / "copying.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_copying_a_short_sequence_is_learnt(tmp_path):
     arguments = ["--length", "4", "--letters", "2", "--hidden", "32", "--batch-size", "32", "--threads", "1"]
     rates = ["--lr", "3e-3", "--kernel-lr", "3e-4", "--iterations", "250", "--methods", "cwy"]
@@ -153,6 +155,7 @@ def test_copying_a_short_sequence_is_learnt(tmp_path):
     assert run["loss"][-1] < 0.3 * run["baseline"]
 
 
+@pytest.mark.slow
 def test_pixel_mnist_runs_and_resumes_to_the_same_result(tmp_path):
     methods = ["--methods", "dtriv100,cwy,rgd,lstm"]
     whole = pixel_mnist.main([*PIXEL, *methods, "--every", "1", "--out", str(tmp_path / "whole"), "--permuted"])

@@ -93,6 +93,7 @@ CHOICES = {
 }
 
 
+@pytest.mark.slow
 @cases("options", CHOICES)
 def test_every_choice_runs_and_writes_everything(tmp_path, monkeypatch, options):
     if "--posterior mn " not in options:
@@ -115,6 +116,7 @@ def test_every_choice_runs_and_writes_everything(tmp_path, monkeypatch, options)
                 assert image.size[0] == width
 
 
+@pytest.mark.slow
 def test_training_sparsifies(tmp_path, no_figures):
     options = ["--posterior", "diagonal", "--epochs", "12", "--limit", "1300", "--tolerance", "2"]
     result = run(tmp_path, *options)
@@ -124,6 +126,7 @@ def test_training_sparsifies(tmp_path, no_figures):
     assert result["history"][-1]["neg_elbo"] < result["history"][0]["neg_elbo"] / 4
 
 
+@pytest.mark.slow
 def test_what_is_held_at_zero_stays_there(tmp_path, no_figures):
     options = ["--epochs", "4", "--threshold", "0.001"]  # which itself prunes next to nothing
     held = run(tmp_path / "held", *options, "--hold", "0.5", "--hold-tolerance", "50")
@@ -149,6 +152,7 @@ def uninterrupted(tmp_path_factory):
         return folder, run(folder, *RESUMED)
 
 
+@pytest.mark.slow
 def test_a_killed_process_continues_to_the_same_result(tmp_path, no_figures, uninterrupted):
     command = [sys.executable, str(ROOT / "examples" / "sparsify.py"), *TINY, "--out", str(tmp_path), *RESUMED]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -164,6 +168,7 @@ def test_a_killed_process_continues_to_the_same_result(tmp_path, no_figures, uni
     assert_same(weights(tmp_path), weights(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 3, 4, 5])  # of 6; the last two are after what can be pruned is held at zero
 def test_an_interrupt_within_an_epoch_continues_to_the_same_result(
     tmp_path, monkeypatch, no_figures, uninterrupted, calls
@@ -196,6 +201,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     assert json.loads((tmp_path / "result.json").read_text()) == {"whole": True}
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_pruned_more_without_training(tmp_path, monkeypatch, no_figures):
     first = run(tmp_path, "--threshold", "0.5")
     monkeypatch.setattr(mnvi.ELBO, "__call__", None)  # no training step can be made
@@ -205,11 +211,13 @@ def test_a_finished_run_is_pruned_more_without_training(tmp_path, monkeypatch, n
     assert first["sparsity"]["compression"] < second["sparsity"]["compression"]
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_result(tmp_path, no_figures):
     results = [run(tmp_path / seed, "--seed", seed, "--threshold", "1") for seed in "01"]
     assert results[0]["history"] != results[1]["history"]
 
 
+@pytest.mark.slow
 def test_restart_begins_anew(tmp_path, no_figures):
     first = run(tmp_path, "--threshold", "1")
     with pytest.raises(ValueError, match="seed"):
@@ -374,6 +382,7 @@ def test_a_cache_that_cannot_be_written_or_read_is_done_without(tmp_path, monkey
     assert "not kept for the next run" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_example_runs_on_a_data_folder(tmp_path, monkeypatch, no_figures):
     write_images(tmp_path / "mnist")
     monkeypatch.setenv("MNVI_DATA", str(tmp_path))
@@ -528,6 +537,7 @@ def test_pruning_rows_keeps_the_classes_and_the_model(trained):
     assert report(trained).left == report(trained).weights
 
 
+@pytest.mark.slow
 def test_the_chosen_threshold_is_the_largest_allowed(trained):
     x, y = torch.randn(50, 1, 8, 8), torch.randint(10, (50,))
     y[:40] = trained(x).argmax(1)[:40]

@@ -317,6 +317,7 @@ def timeless(result):
     return {name: {k: v for k, v in each.items() if k != "seconds"} for name, each in result["runs"].items()}
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path):
     result = run(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES
@@ -358,6 +359,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, no_figure):
     assert again["runs"]["lstm"]["loss"] == expected["runs"]["lstm"]["loss"][:3]
 
 
+@pytest.mark.slow
 def test_training_helps(tmp_path, no_figure):
     """Below the mean frame in a few steps, by a network that sees frames of mean 0 and variance 1."""
     result = run(tmp_path, "--methods", "rnn", "--hidden", "32", "--epochs", "40", "--gated-lr", "1e-2")["runs"]["rnn"]

@@ -294,6 +294,7 @@ def timeless(result):
     return {name: each | {"curve": {**each["curve"], "seconds": None}} for name, each in runs.items()}
 
 
+@pytest.mark.slow
 def test_two_steps_of_every_method(tmp_path, capsys):
     result = run(tmp_path, "--limit", "32", "--methods", ",".join(ALL))
     names = {unit.replace(":", "-") for unit in ALL}
@@ -331,6 +332,7 @@ def test_the_losses_are_those_of_single_sentences(tmp_path, no_figure):
     assert result["validation"] == best["error"]
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path, no_figure):
     options = ["--limit", "760", "--hidden", "24", "--embedding", "16", "--epochs", "3", "--lr", "1e-2"]
     result = run(tmp_path, *options, "--methods", "cwy:12", "--every", "12")["runs"]["cwy:12"]
@@ -338,6 +340,7 @@ def test_it_learns(tmp_path, no_figure):
     assert result["test"]["cross-entropy"] < result["curve"]["validation"][0] / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["cwy:3", "dtriv1", "rgd", "lstm"])
 def test_a_killed_run_continues_to_the_same_result(tmp_path, monkeypatch, no_figure, unit):
     options = ["--epochs", "2", "--every", "2", "--methods", unit]

@@ -256,6 +256,7 @@ def uninterrupted(tmp_path_factory):
     return folder, run(folder, "tcwy,rgd-c-qr")
 
 
+@pytest.mark.slow
 def test_the_results(uninterrupted):
     folder, result = uninterrupted
     names = {f"{method}.{kind}" for method in ("tcwy", "rgd-c-qr") for kind in ("pt", "json", "npz")}
@@ -270,6 +271,7 @@ def test_the_results(uninterrupted):
     assert arrays["film"].shape == arrays["prediction"].shape == (3, 32, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 2, 4])  # of loss and validation
 @pytest.mark.usefixtures("no_figure")
 def test_an_interrupt_continues_to_the_same_result(tmp_path, monkeypatch, uninterrupted, calls):

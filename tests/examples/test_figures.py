@@ -1,0 +1,33 @@
+"""Every figure of the repository can be drawn again from its JSON."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from examples import figures
+
+ROOT = Path(__file__).parents[2]
+RUNS = sorted((ROOT / "figures").glob("*/result.json"))
+PARTIAL = ("copying", "speech", "video")  # parts of their figures are drawn from files that are not kept here
+
+
+@pytest.mark.slow
+def test_every_figure_is_drawn_again(tmp_path):
+    drawn = figures.main(["--folder", str(ROOT / "figures"), "--out", str(tmp_path)])
+    assert [path.parent.name for path in drawn] == [path.parent.name for path in RUNS]
+    for path in drawn:
+        with Image.open(path) as image:
+            assert min(image.size) >= 500
+            kept = ROOT / "figures" / path.parent.name / path.name
+            if kept.exists() and path.parent.name not in PARTIAL:
+                with Image.open(kept) as other:
+                    assert image.size == other.size
+            assert np.asarray(image.convert("L")).std() > 10  # there are curves in it
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has no folder with a result\.json"):
+        figures.main(["--folder", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
