@@ -43,7 +43,7 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     if not (math.isfinite(given) and inside):
         bounds = [f"at least {low:g}"] if low > -math.inf else []
         bounds += [f"{'below' if below else 'at most'} {high:g}"] if high < math.inf else []
-        raise ValueError(f"{name} must be {' and '.join(['finite', *bounds])}, got {value}")
+        raise ValueError(f"{name} must be {', '.join(['finite', *bounds])}, got {value}")
     return given
 
 

@@ -12,10 +12,6 @@ settings.register_profile("mnvi", deadline=None, derandomize=True, max_examples=
 settings.load_profile("mnvi")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes several seconds")
-
-
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)

@@ -63,11 +63,11 @@ def test_a_number_is_finite_whatever_its_bounds(value, bounds):
 # value, bounds, and what the message says was expected; None where the value passes.
 BOUNDS = [
     (0, {"low": 0}, None),
-    (-0.1, {"low": 0}, "finite and at least 0, got -0.1"),
+    (-0.1, {"low": 0}, "finite, at least 0, got -0.1"),
     (1, {"low": 0, "high": 1}, None),
-    (1.5, {"low": 0, "high": 1}, "finite and at least 0 and at most 1, got 1.5"),
+    (1.5, {"low": 0, "high": 1}, "finite, at least 0, at most 1, got 1.5"),
     (0.999, {"low": 0, "high": 1, "below": True}, None),
-    (1, {"low": 0, "high": 1, "below": True}, "finite and at least 0 and below 1, got 1"),
+    (1, {"low": 0, "high": 1, "below": True}, "finite, at least 0, below 1, got 1"),
     (-5, {"high": -4}, None),
     (-3, {"high": -4}, "finite and at most -4, got -3"),
 ]

@@ -11,8 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = [path for folder in ("examples", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
 SELF_CONTAINED = {"uncertainty", "regression", "manifold_optimization", "orthogonal_rnn", "natural_gradient"}
-# Until there is a public way to make the steps of an orthogonal cell.
-EXCEPTIONS = {"examples/papers/seq2seq.py": {"mnvi.rnn._kernels.factors"}}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -48,8 +46,7 @@ def is_public(name: str) -> bool:
 @pytest.mark.parametrize("path", FILES, ids=[path.relative_to(ROOT).as_posix() for path in FILES])
 def test_only_public_names_are_used(path):
     names = {name for name in imported(ast.parse(path.read_text())) if name.split(".")[0] == "mnvi"}
-    private = {name for name in names if not is_public(name)}
-    assert private == EXCEPTIONS.get(path.relative_to(ROOT).as_posix(), set())
+    assert {name for name in names if not is_public(name)} == set()
 
 
 @pytest.mark.parametrize(

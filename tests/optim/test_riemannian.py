@@ -735,7 +735,7 @@ def groups_with(**bad):
             r"group 1, shape \(3, 2\): not a point.*project",
         ),
         ({"manifold": Sphere(), "params": [torch.full((3, 2), math.nan)]}, ValueError, "not a point"),
-        ({"lr": -0.1}, ValueError, "lr must be finite and at least 0, got -0.1"),
+        ({"lr": -0.1}, ValueError, "lr must be finite, at least 0, got -0.1"),
         ({"lr": "fast"}, TypeError, "lr must be a number"),
         ({"lr": torch.ones(2)}, ValueError, "one element"),
         ({"weight_decay": -1}, ValueError, "weight_decay"),
