@@ -69,7 +69,7 @@ BOUNDS = [
     (0.999, {"low": 0, "high": 1, "below": True}, None),
     (1, {"low": 0, "high": 1, "below": True}, "finite, at least 0, below 1, got 1"),
     (-5, {"high": -4}, None),
-    (-3, {"high": -4}, "finite and at most -4, got -3"),
+    (-3, {"high": -4}, "finite, at most -4, got -3"),
 ]
 
 

@@ -169,11 +169,6 @@ class Posterior(nn.Module, ABC):
 
     # Names of version 0.1 ---------------------------------------------------------------------------------------------
 
-    @property
-    def natural(self) -> bool:
-        warn_renamed("Posterior.natural", 'Posterior.provides("natural_parts")')
-        return self.provides("natural_parts")
-
     def log_det(self) -> Tensor:
         warn_renamed("Posterior.log_det()", "2·Posterior.log_volume()")
         return 2 * self.log_volume()

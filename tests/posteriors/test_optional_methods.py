@@ -181,5 +181,3 @@ def test_names_of_the_first_version_warn(family):
     else:  # as far below as half the log-determinant is
         gap = torch.linalg.slogdet(dense_covariance(posterior)).logabsdet / 2 - posterior.log_volume()
         assert_close(entropy, exact - gap)
-    with pytest.warns(DeprecationWarning, match="provides"):
-        assert posterior.natural == posterior.provides("natural_parts")
