@@ -6,6 +6,7 @@ The optimiser is told the manifold that a parameter lies on; everything else is 
 is the same loss of a free matrix that is made orthonormal by a QR decomposition, or positive definite as L Lᵀ.
 """
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 
@@ -99,4 +100,4 @@ def descend(name: str, make, manifold=None, *, start: Tensor, loss, error, steps
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(__doc__) if sys.argv[1:] else main()

@@ -7,6 +7,7 @@ For Y = X Wᵀ + noise of a known scale and W ~ N(0, 1), the exact posterior is 
 """
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -97,4 +98,4 @@ def descend(layer: mnvi.MNLinear, optimizer: Optimizer, x: Tensor, y: Tensor, ev
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(__doc__) if sys.argv[1:] else main()

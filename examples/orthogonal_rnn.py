@@ -7,6 +7,7 @@ the best loss is the baseline, which is printed as 1. The published sizes are in
 """
 
 import math
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -93,4 +94,4 @@ def sequences(settings: Settings) -> tuple[Tensor, Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(__doc__) if sys.argv[1:] else main()

@@ -7,6 +7,7 @@ of the noise is learnt; the plain network, which learns targets by heart, learns
 nearly linear that least squares is hard to beat.
 """
 
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -99,4 +100,4 @@ def describe(name: str, prediction: mnvi.Prediction, y: Tensor, level: float) ->
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(__doc__) if sys.argv[1:] else main()

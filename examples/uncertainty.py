@@ -7,6 +7,7 @@ the means of a posterior, which is then fine-tuned. The control is the plain net
 """
 
 import copy
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,4 +108,4 @@ def figure(folder: Path, images: Tensor, labels: Tensor, p: Tensor) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(__doc__) if sys.argv[1:] else main()

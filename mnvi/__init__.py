@@ -1,6 +1,6 @@
 """Bayesian deep learning with matrix-normal weight posteriors, and optimisation on manifolds, in PyTorch."""
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata as _metadata
 
 from . import (
     covariance,
@@ -41,8 +41,8 @@ from .predictive import predict
 from .priors import Prior
 
 try:
-    __version__ = version("mnvi")
-except PackageNotFoundError:  # a copy of the sources that is not installed
+    __version__ = _metadata.version("mnvi")
+except _metadata.PackageNotFoundError:  # a copy of the sources that is not installed
     __version__ = "unknown"
 
 __all__ = [

@@ -8,7 +8,7 @@ with a positive diagonal. With the row covariance U = A Aᵀ and the column cova
 here: the docstring of `divergences` lists them.
 """
 
-from . import _divergences as divergences
+from . import divergences
 from .matrix_normal import MatrixNormal
 from .matrix_normal_plus_diagonal import MatrixNormalPlusDiagonal
 

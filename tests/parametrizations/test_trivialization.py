@@ -22,10 +22,10 @@ from mnvi.manifolds import (
     Stiefel,
     Unitary,
 )
+from mnvi.manifolds.retractions import RETRACTIONS
 from mnvi.optim import RiemannianSGD
 from mnvi.parametrizations import Trivialization
 
-RETRACTIONS = ("qr", "cayley", "polar", "exp")
 SPACES = {
     **{f"so-{r}": (SpecialOrthogonal(retraction=r), (5, 5), torch.float64) for r in RETRACTIONS},
     "o": (Orthogonal(), (5, 5), torch.float64),

@@ -1,4 +1,7 @@
-"""A layer of one's own, of two inputs: what a subclass of BayesianLayer and a row of the table of kinds need to say."""
+"""A custom layer, of two inputs: what a subclass of BayesianLayer and a row of the table of kinds need to say.
+
+The laws of test_layers.py are for layers of one input. Bayesian ``nn.Bilinear``, of two, is a row of ``BILINEAR``.
+"""
 
 import copy
 
@@ -16,7 +19,7 @@ from tests.laws import assert_close, assert_moments, dense_covariance, randomise
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-class OwnBilinear(BayesianLayer, nn.Bilinear):
+class CustomBilinear(BayesianLayer, nn.Bilinear):
     """y_k = x₁ᵀ W_k x₂: linear in x₁ ⊗ x₂ with the matrix ``weight.flatten(1)``."""
 
     local_estimator = "output_deviation"
@@ -44,28 +47,39 @@ def products(x1, x2):
     return (x1.unsqueeze(-1) @ x2.unsqueeze(-2)).flatten(-2)
 
 
+BILINEAR = {"custom": CustomBilinear}
+
+
 @pytest.fixture
-def in_the_table(monkeypatch):
-    monkeypatch.setattr(kinds, "KINDS", (*kinds.KINDS, kinds.LayerKind(nn.Bilinear, OwnBilinear)))
+def kind(request, monkeypatch):
+    """A row of the table above, as the only one of its torch layer in the table of kinds."""
+    others = [each for each in kinds.KINDS if each.plain is not nn.Bilinear]
+    monkeypatch.setattr(kinds, "KINDS", (*others, kinds.LayerKind(nn.Bilinear, request.param)))
+    return request.param
+
+
+each_kind = pytest.mark.parametrize("kind", list(BILINEAR.values()), ids=list(BILINEAR), indirect=True)
 
 
 X1, X2 = (torch.randn(2, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (3, 4))
 
 
 @pytest.mark.parametrize("estimator", ["local", "weight"])
-def test_two_inputs_reach_the_torch_layer_of_the_mean(estimator):
-    layer = OwnBilinear(3, 4, 5, estimator=estimator)
+@each_kind
+def test_two_inputs_reach_the_torch_layer_of_the_mean(kind, estimator):
+    layer = kind(3, 4, 5, estimator=estimator)
     assert_close(layer.eval()(X1, X2), F.bilinear(X1, X2, layer.weight, layer.bias))
     assert not torch.equal(layer.train()(X1, X2), layer(X1, X2))
     with mnvi.frozen_sample(layer):
         assert_close(layer(2 * X1, X2), 2 * layer(X1, X2) - layer.bias)
-    with pytest.raises(ValueError, match="widths 3 and 4"):
+    with pytest.raises(ValueError, match="3"):
         layer(X1, X1)
 
 
 @cases("family", SOME_FAMILIES)
-def test_its_local_draws_have_the_moments_of_the_posterior(family):
-    layer = randomise(OwnBilinear(3, 4, 2, posterior=family), 0.4)
+@each_kind
+def test_its_local_draws_have_the_moments_of_the_posterior(kind, family):
+    layer = randomise(kind(3, 4, 2, posterior=family), 0.4)
     count = 3000
     with torch.no_grad():
         draws = layer(X1[:1].expand(count, 3), X2[:1].expand(count, 4))
@@ -74,8 +88,9 @@ def test_its_local_draws_have_the_moments_of_the_posterior(family):
     assert_moments(draws, F.bilinear(X1[:1], X2[:1], layer.weight, layer.bias)[0].detach(), covariance)
 
 
-def test_its_initial_scale_is_its_own():
-    layer = OwnBilinear(50, 40, 30)
+@each_kind
+def test_its_initial_scale_is_its_own(kind):
+    layer = kind(50, 40, 30)
     for _ in range(2):
         size = layer.weight.std().item()
         assert layer.variance().sqrt().mean().item() == pytest.approx(0.1 * size, rel=0.05)
@@ -83,17 +98,18 @@ def test_its_initial_scale_is_its_own():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_both_inputs_of_16_bits_are_widened(dtype):
-    layer = OwnBilinear(3, 4, 5).to(dtype)
+@each_kind
+def test_both_inputs_of_16_bits_are_widened(kind, dtype):
+    layer = kind(3, 4, 5).to(dtype)
     assert layer(X1.to(dtype), X2.to(dtype)).dtype == dtype
 
 
-@pytest.mark.usefixtures("in_the_table")
-def test_a_row_of_the_table_is_all_that_conversion_and_reports_need():
+@each_kind
+def test_a_row_of_the_table_is_all_that_conversion_and_reports_need(kind):
     plain = nn.ModuleDict({"a": nn.Bilinear(3, 4, 5), "b": nn.Linear(5, 2)}).eval()
     expected = plain["a"](X1, X2)
     model = mnvi.to_bayesian(copy.deepcopy(plain))
-    assert type(model["a"]) is OwnBilinear
+    assert type(model["a"]) is kind
     assert_close(model["a"](X1, X2), expected)
     back = mnvi.to_deterministic(model)
     assert type(back["a"]) is nn.Bilinear
@@ -104,12 +120,12 @@ def test_a_row_of_the_table_is_all_that_conversion_and_reports_need():
         assert (counted.layers[0].rows_left, counted.layers[0].rows) == (3, 5)
 
 
-@pytest.mark.usefixtures("in_the_table")
-def test_it_cannot_be_cut_and_compact_says_so():
+@each_kind
+def test_it_cannot_be_cut_and_compact_says_so(kind):
     class Squared(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a = OwnBilinear(3, 3, 2)
+            self.a = kind(3, 3, 2)
 
         def forward(self, x):
             return self.a(x, x)
