@@ -24,15 +24,11 @@ class Settings:
     vectors: int = 5  # k, how many
     covariance_size: int = 20
     condition: float = 1e4  # of the covariance matrix
-    points: int = 1000  # it is estimated from
     steps: int = 300
     seed: int = 0
 
 
-SETTINGS = Settings()
-
-
-def main(settings: Settings = SETTINGS) -> dict[str, float]:
+def main(settings: Settings) -> dict[str, float]:
     """Run both problems; returns the last error of every descent."""
     torch.set_num_threads(1)  # the matrices are small
     torch.manual_seed(settings.seed)
@@ -66,8 +62,8 @@ def covariance(settings: Settings) -> dict[str, float]:
     """The Σ with the least ½(log det Σ + tr Σ⁻¹S), the negative log-likelihood a data point, is S itself."""
     p = settings.covariance_size
     scales = torch.logspace(0, -0.5 * torch.tensor(settings.condition).log10().item(), p, dtype=torch.float64)
-    x = torch.randn(settings.points, p, dtype=torch.float64) * scales @ Stiefel().random(p, p, dtype=torch.float64)
-    sample = x.mT @ x / settings.points
+    x = torch.randn(50 * p, p, dtype=torch.float64) * scales @ Stiefel().random(p, p, dtype=torch.float64)
+    sample = x.mT @ x / len(x)
 
     def loss(sigma: Tensor) -> Tensor:
         return 0.5 * (torch.logdet(sigma) + torch.linalg.solve(sigma, sample).trace())
@@ -100,4 +96,4 @@ def descend(name: str, make, manifold=None, *, start: Tensor, loss, error, steps
 
 
 if __name__ == "__main__":
-    sys.exit(__doc__) if sys.argv[1:] else main()
+    sys.exit(__doc__) if sys.argv[1:] else main(Settings())

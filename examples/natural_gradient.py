@@ -32,10 +32,7 @@ class Settings:
     seed: int = 0
 
 
-SETTINGS = Settings()
-
-
-def main(settings: Settings = SETTINGS) -> dict[str, int | None]:
+def main(settings: Settings) -> dict[str, int | None]:
     """Train with natural gradient and with Adam at every rate; returns how many steps each took."""
     torch.set_num_threads(1)  # the matrices are small
     torch.manual_seed(settings.seed)
@@ -98,4 +95,4 @@ def descend(layer: mnvi.MNLinear, optimizer: Optimizer, x: Tensor, y: Tensor, ev
 
 
 if __name__ == "__main__":
-    sys.exit(__doc__) if sys.argv[1:] else main()
+    sys.exit(__doc__) if sys.argv[1:] else main(Settings())

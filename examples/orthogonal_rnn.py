@@ -32,9 +32,6 @@ class Settings:
     seed: int = 0
 
 
-SETTINGS = Settings()
-
-
 class Network(nn.Module):
     """A recurrent layer with nn.RNN's call, and a linear one on its states."""
 
@@ -47,7 +44,7 @@ class Network(nn.Module):
         return self.head(output)
 
 
-def main(settings: Settings = SETTINGS) -> dict[str, float]:
+def main(settings: Settings) -> dict[str, float]:
     """Train the three; returns their last loss as a share of the baseline."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # vanishing gradients would slow down the baselines
@@ -94,4 +91,4 @@ def sequences(settings: Settings) -> tuple[Tensor, Tensor]:
 
 
 if __name__ == "__main__":
-    sys.exit(__doc__) if sys.argv[1:] else main()
+    sys.exit(__doc__) if sys.argv[1:] else main(Settings())

@@ -2,9 +2,8 @@
 
     python examples/regression.py  # 20 seconds; the 442 patients of scikit-learn's diabetes data
 
-From ten measurements of a patient it predicts how far the disease is a year later, a number from 25 to 346. The scale
-of the noise is learnt; the plain network, which learns targets by heart, learns far too small a one. The data are so
-nearly linear that least squares is hard to beat.
+From ten measurements of a patient it predicts how far the disease is a year later, a number from 25 to 346. The plain
+network, which learns targets by heart, finds far too little noise. Least squares is hard to beat on such linear data.
 """
 
 import sys
@@ -31,10 +30,7 @@ class Settings:
     seed: int = 0
 
 
-SETTINGS = Settings()
-
-
-def main(settings: Settings = SETTINGS) -> dict[str, dict[str, float]]:
+def main(settings: Settings) -> dict[str, dict[str, float]]:
     """Fit a line, a plain and a Bayesian network; returns the table's numbers by row."""
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
@@ -100,4 +96,4 @@ def describe(name: str, prediction: mnvi.Prediction, y: Tensor, level: float) ->
 
 
 if __name__ == "__main__":
-    sys.exit(__doc__) if sys.argv[1:] else main()
+    sys.exit(__doc__) if sys.argv[1:] else main(Settings())
