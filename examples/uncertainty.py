@@ -61,7 +61,7 @@ def train(name: str, model: nn.Module, x: Tensor, y: Tensor, epochs: int, settin
     optimizer = torch.optim.Adam(mnvi.parameter_groups(model, settings.lr))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, epochs)
     model.train()
-    for _ in range(epochs):
+    for epoch in range(1, epochs + 1):
         for batch in torch.randperm(len(y)).split(settings.batch_size):
             nll = F.cross_entropy(model(x[batch]), y[batch])
             loss = nll + settings.kl_weight * mnvi.kl(model) / len(y)  # the KL of a plain network is 0
@@ -69,7 +69,7 @@ def train(name: str, model: nn.Module, x: Tensor, y: Tensor, epochs: int, settin
             loss.backward()
             optimizer.step()
         schedule.step()
-    print(f"{name}: {epochs} epochs, NLL {nll.item():.3f} of the last batch", flush=True)
+        print(f"\r{name}: epoch {epoch}, NLL {nll.item():.3f} ", end="" if epoch < epochs else "\n", flush=True)
 
 
 def describe(name: str, p: Tensor, y: Tensor, bins: int = 15) -> dict[str, float]:
