@@ -19,9 +19,10 @@ def positive_float(name: str, value: Any) -> float:
     """Return ``float(value)`` if it is finite and > 0, else raise TypeError or ValueError naming ``name``."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if not math.isfinite(value) or value <= 0:
+    given = _as_float(value)
+    if not math.isfinite(given) or given <= 0:
         raise ValueError(f"{name} must be finite and positive, got {value}")
-    return float(value)
+    return given
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, below: bool = False) -> float:
@@ -38,7 +39,7 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    given = float(value)
+    given = _as_float(value)
     inside = low <= given < high if below else low <= given <= high
     if not (math.isfinite(given) and inside):
         bounds = [f"at least {low:g}"] if low > -math.inf else []
@@ -70,3 +71,11 @@ def _concrete(kind: type) -> list[type]:
     """The subclasses that are not abstract, in the order of their definition."""
     found = [each for below in kind.__subclasses__() for each in (below, *_concrete(below))]
     return [each for each in found if not inspect.isabstract(each)]
+
+
+def _as_float(value: Real) -> float:
+    """The number as a float, infinite where an int is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
+import torch
+
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
@@ -14,7 +16,9 @@ REMOVED_IN = "0.3"
 
 
 def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
-    """Warn, in the line of the caller's caller, that ``old`` is now called ``new``."""
+    """Warn, in the line of the caller's caller, that ``old`` is now called ``new``; a compiled graph cannot warn."""
+    if torch.compiler.is_compiling():
+        return
     warnings.warn(f"{old} is now called {new}; the old name goes in mnvi {REMOVED_IN}", DeprecationWarning, stacklevel)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from . import posteriors, priors
+from ._deprecation import moved
 from ._models.bypassed_layers import check_first_pass, stop_checking
 from ._models.deterministic_weights import described, deterministic_modules
 from ._models.early_optimizers import watch_early_optimizers
@@ -215,3 +216,6 @@ def _warn_if_large(name: str, weight: Tensor, posterior: posteriors.PosteriorSpe
         size = f"{count * weight.element_size() / 2**20:,.0f} MiB, {count / weight.numel():.1f} times its weight"
         advice = "Kronecker, BlockDiagonal or LowRank factors take less"
         warnings.warn(f"the covariance factors of layer {name!r} take {size}; {advice}", stacklevel=3)
+
+
+moved("mnvi.past_forward", check_first_pass=check_first_pass)  # a hook of converted models

@@ -111,6 +111,39 @@ def test_a_pickled_likelihood_of_an_earlier_version_loads():
     assert (float(loaded.mean), float(loaded.std)) == (2.0, 3.0)
 
 
+def test_a_pickled_converted_model_of_an_earlier_version_loads_and_its_check_comes_off():
+    model = mnvi.to_bayesian(nn.Sequential(nn.Linear(3, 2)))
+    names = [("mnvi._models.bypassed_layers", "check_first_pass"), ("mnvi.past_forward", "check_first_pass")]
+    loaded = reread(model, *names)
+    assert len(loaded._forward_hooks) == 1
+    loaded(torch.randn(4, 3)).sum().backward()
+    assert not loaded._forward_hooks
+
+
+def test_a_pickled_spd_manifold_of_an_earlier_version_loads():
+    manifold = mnvi.manifolds.SPD("log-euclidean")
+    loaded = reread(
+        manifold, ("mnvi.manifolds._spd_metrics", "LogEuclidean"), ("mnvi.manifolds.spd_metrics", "LogEuclidean")
+    )
+    x = loaded.random(3, 3)
+    assert torch.equal(loaded.inner(x, x, x), manifold.inner(x, x, x))
+
+
+@pytest.mark.parametrize("prior", [mnvi.priors.Normal(torch.full((2, 3), 0.5))])
+def test_a_pickled_prior_of_tensors_of_an_earlier_version_converts(prior):
+    layer = mnvi.MNLinear(3, 2, prior=prior)
+    del layer.prior._kept  # which came later
+    assert pickle.loads(pickle.dumps(layer)).double().kl().dtype == torch.float64
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own; in a whole graph a warning of ours would be an error
+def test_old_names_of_a_layer_compile():
+    layer = mnvi.MNLinear(3, 2, posterior=mnvi.posteriors.Diagonal())
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: layer(x) if layer.samples else x, fullgraph=True, backend="eager")
+    assert compiled(torch.randn(4, 3)).shape == (4, 2)
+
+
 def test_a_description_of_a_prior_that_derives_from_prior_is_told_of_priorspec():
     with pytest.raises(TypeError, match=r"Mine has a build\(\): descriptions of priors derive from PriorSpec"):
 

@@ -147,15 +147,15 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
 
     def _check_input(self, input: Tensor, *args: Any) -> None:
         """Raise ValueError for an input that does not fit the layer."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no _check_input()")
 
     def _transform(self, weight: Tensor, bias: Tensor | None, input: Tensor, *args: Any) -> Tensor:
         """The torch layer with this weight and bias."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no _transform()")
 
     def _deviation(self, input: Tensor, *args: Any) -> Tensor:
         """A draw of the output's deviation from the mean weight's output (``estimator="local"``)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no _deviation()")
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, estimator={self.estimator!r}"

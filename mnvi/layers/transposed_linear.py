@@ -20,6 +20,9 @@ class MNTransposedLinear(BayesianLayer, nn.Module):
     local_estimator = "transposed_output_deviation"
     plain: type[nn.Module]  # what to_deterministic goes back to
 
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("MNTransposedLinear is made by mnvi.to_bayesian of a model with transformers' Conv1D layers")
+
     def reset_parameters(self) -> None:
         """Weights of N(0, 0.02²) and biases of 0, as in transformers, the posterior's initial scale, and no pruning."""
         nn.init.normal_(self.weight, std=STD)

@@ -1,5 +1,7 @@
 """Manifolds of matrices, one a file; :class:`Manifold` states the laws that all of them keep."""
 
+from .._deprecation import moved
+from . import _spd_metrics
 from ._matrix_group import MatrixGroup
 from .base import Manifold, Point
 from .cholesky_spd import CholeskySPD
@@ -34,3 +36,5 @@ __all__ = [
     "Stiefel",
     "Unitary",
 ]
+
+moved(f"{__name__}.spd_metrics", **{type(metric).__name__: type(metric) for metric in _spd_metrics.METRICS.values()})

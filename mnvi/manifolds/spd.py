@@ -30,7 +30,7 @@ class SPD(Manifold[Tensor]):
     Args:
         metric: "affine-invariant" (tr(x⁻¹u x⁻¹v)), "log-euclidean", "bures-wasserstein" (the 2-Wasserstein distance of
             Gaussians) or "euclidean" (tr(uv), the embedded metric). Equations and sources: the classes of
-            :mod:`mnvi.manifolds._spd_metrics`.
+            ``mnvi/manifolds/_spd_metrics.py``.
 
     Example:
         >>> manifold = SPD()

@@ -227,6 +227,10 @@ def _covariance_parameters(layer: BayesianLayer) -> list[nn.Parameter]:
 def _check_layers(layers: list[BayesianLayer], name: Callable[[Tensor], str]) -> None:
     seen = set()
     for layer in layers:
+        missing = [method for method in ("whitened", "unwhitened") if not layer.posterior.provides(method)]
+        if missing:
+            family = type(layer.posterior).__name__
+            raise ValueError(f"{family} has natural_parts() but no {missing[0]}(), which natural gradient needs")
         for p in (layer.weight, *_covariance_parameters(layer)):
             if p in seen:
                 raise ValueError(f"two layers share {name(p)}, which would be stepped twice; share the layer instead")

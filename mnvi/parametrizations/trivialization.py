@@ -202,8 +202,8 @@ class Trivialization(Parametrization):
         if self.rebase_every is not None and self.steps % self.rebase_every == 0:
             self.rebase(parameter, optimiser)
 
-    @torch.no_grad()
     @renamed_argument("optimiser", "optimizer")
+    @torch.no_grad()
     def rebase(self, coordinates: Tensor, optimizer: Optimizer | None = None) -> None:
         """Make the present matrix the base point and its coordinates 0; the matrix stays, up to rounding.
 

@@ -63,6 +63,9 @@ class GivenPrior(Prior):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.detach().clone(memory_format=torch.contiguous_format))
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({"_kept": {}, **state})  # a pickle of the first version has none
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GivenPrior":
         before = {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
         super()._apply(fn, recurse)

@@ -28,7 +28,7 @@ def prune(
     """Mask the lowest-scoring weights, rows or columns of the model's Bayesian layers in place; return the model.
 
     A dropped weight is 0 in every later mean, draw, export and checkpoint, and its stored mean, which is 0, stays so
-    under every torch optimiser: ``layer.pruned`` says which are (see :mod:`mnvi.layers._pruning`). Biases stay.
+    under every torch optimiser: ``layer.pruned`` says which are and is a buffer of the layer. Biases stay.
     What was pruned before stays pruned. A layer that loses nothing is not touched; a shared layer counts once. A pruned
     layer draws one weight a call, whatever its estimator: what is left of its deviation has no factors any more.
 

@@ -181,3 +181,17 @@ def test_names_of_the_first_version_warn(family):
     else:  # as far below as half the log-determinant is
         gap = torch.linalg.slogdet(dense_covariance(posterior)).logabsdet / 2 - posterior.log_volume()
         assert_close(entropy, exact - gap)
+
+
+def test_natural_gradient_refuses_a_family_that_has_only_a_part_of_what_it_needs():
+    class Half(OneScalePosterior):
+        def natural_parts(self):
+            return []
+
+        def whitened(self, gradient):
+            return gradient
+
+    model = mnvi.MNLinear(3, 2, posterior=OneScale())
+    model.posterior.__class__ = Half
+    with pytest.raises(ValueError, match=r"Half has natural_parts\(\) but no unwhitened\(\)"):
+        mnvi.optim.NaturalGradient(model)
