@@ -11,7 +11,7 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from mnvi.linalg import compact_wy, contraction, definite, orthonormal, reflections, spectral
+from mnvi.linalg import compact_wy, contraction, definite, log_derivative, lyapunov, orthonormal, reflections, spectral
 from mnvi.linalg.cayley import times_cayley
 from mnvi.linalg.elementary import skew, sym
 from mnvi.linalg.exponential import exponential, times_exponential
@@ -184,6 +184,30 @@ def bounded(eigenvalues):
     return spectral.clamp(eigenvalues, low, high)
 
 
+def in_eigenbasis(function, oracle, orders=2):
+    """A function of a positive definite S and a symmetric v that takes both in the basis of the eigenvectors of S."""
+
+    def whole(a, b):
+        s, v = sym(a @ a.mT) / a.shape[-1] + torch.eye(a.shape[-1], dtype=a.dtype), sym(b)
+        with torch.no_grad():
+            values, q = torch.linalg.eigh(s)
+        return q @ function(q.mT @ s @ q, q.mT @ v @ q, values) @ q.mT
+
+    def of_numpy(a, b):
+        return oracle((a @ a.T) / len(a) + np.eye(len(a)), (b + b.T) / 2)
+
+    def arguments(batch, n, dtype):
+        return normal(*batch, n, n, dtype=dtype), normal(*batch, n, n, dtype=dtype)
+
+    return Case(whole, arguments, of_numpy, REAL, orders)
+
+
+def derivative_of_logarithm(s, v):
+    """D log_S[v], the corner of the logarithm of [[S, v], [0, S]] (Higham, 2008, theorem 3.6)."""
+    n = len(s)
+    return scipy.linalg.logm(np.block([[s, v], [np.zeros_like(s), s]]))[:n, n:]
+
+
 CASES = {
     "solve": Case(
         solve,
@@ -259,6 +283,12 @@ CASES = {
     "symmetric-logarithm": spectral_case(spectral.log, np.log, shift=3.0),
     "clamped-eigenvalues": spectral_case(bounded, lambda x: np.clip(x, -0.3, 0.4)),
     "bent-eigenvalues": spectral_case(spectral.bend, bent),
+    "lyapunov": in_eigenbasis(lyapunov.lyapunov, scipy.linalg.solve_lyapunov),
+    "square-root": in_eigenbasis(lambda s, v, w: lyapunov.root(s, w) + v, lambda s, v: scipy.linalg.sqrtm(s) + v),
+    "definite-logarithm": in_eigenbasis(
+        lambda s, v, w: log_derivative.log(s, w) + v, lambda s, v: scipy.linalg.logm(s) + v
+    ),
+    "derivative-of-logarithm": in_eigenbasis(log_derivative.along, derivative_of_logarithm, orders=1),
     "one-plus": Case(
         lambda x: definite.one_plus(sym(x)),
         lambda batch, n, dtype: (normal(*batch, n, n, dtype=dtype) / n**0.5,),
