@@ -18,6 +18,7 @@ from . import (
 )
 from .convert import to_bayesian, to_deterministic
 from .covariance import Factor
+from .fit import fit
 from .layers import (
     BayesianLayer,
     MNConv1d,
@@ -69,6 +70,7 @@ __all__ = [
     "constrain",
     "covariance",
     "distributions",
+    "fit",
     "frozen_sample",
     "kl",
     "layers",

@@ -1,6 +1,6 @@
 """The inputs of one call of a model, in one form for tensors, tuples, dicts and the batches of a DataLoader."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,20 @@ class Inputs:
         """The same with every tensor on ``device``."""
         return Inputs(*(_to(part, device) for part in (self.positional, self.named, self.target)))
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        """The same with ``change`` of every tensor."""
+        return Inputs(*(_mapped(part, change) for part in (self.positional, self.named, self.target)))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors, the target last."""
+        return _tensors((self.positional, self.named, self.target))
+
+    @staticmethod
+    def stack(members: Sequence["Inputs"]) -> "Inputs":
+        """Several calls of one form as one, their tensors stacked in front."""
+        each = iter(list(zip(*(member.tensors() for member in members), strict=True)))
+        return members[0].map(lambda _: torch.stack(next(each)))
+
     def device(self) -> torch.device:
         """Where the first tensor lies."""
         return next(_tensors((self.positional, self.named)), torch.empty(0)).device
@@ -83,6 +97,17 @@ def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, (tuple, list)):
         moved = [_to(each, device) for each in value]
         return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
+    return value
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _mapped(each, change) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        changed = [_mapped(each, change) for each in value]
+        return type(value)(*changed) if hasattr(value, "_fields") else type(value)(changed)
     return value
 
 

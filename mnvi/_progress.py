@@ -24,6 +24,7 @@ class Progress:
         self.start = time.monotonic()
         self.next = self.start + SILENCE
         self.shown = False
+        self.note = ""  # what else the line tells
 
     def advance(self, count: int) -> None:
         """``count`` more units are done."""
@@ -36,7 +37,8 @@ class Progress:
         spent = now - self.start
         of = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
         left = "" if self.total is None else f", {spent * (self.total - self.done) / max(self.done, 1):.0f} s left"
-        sys.stderr.write(f"\r{self.title}: {of} in {spent:.0f} s{left}   ")
+        note = f"; {self.note}" if self.note else ""
+        sys.stderr.write(f"\r{self.title}: {of} in {spent:.0f} s{left}{note}   ")
         sys.stderr.flush()
         self.shown, self.next = True, now + EVERY
 

@@ -1,5 +1,6 @@
 """Likelihoods of real targets around the model's output, with a scale that is known or learnt."""
 
+import math
 from abc import ABC
 from collections.abc import Sequence
 from numbers import Real
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._checks import positive_float
 from .base import Draws, Likelihood, all_of, described, first
 
 
@@ -53,6 +55,12 @@ class LocationScale(Likelihood, ABC):
     def scale(self) -> Tensor:
         """The scale itself, learnt or known."""
         return self.log_scale.exp()
+
+    @torch.no_grad()
+    def widen_(self, factor: float) -> None:
+        if self._known is not None:
+            raise TypeError(f"the scale of {self._name()} is known, {self._known}; with scale=None it is learnt")
+        self.log_scale.add_(math.log(positive_float("factor", factor)))
 
     def log_scale_of(self, draws: Draws) -> Tensor:
         """The log-scale in the type of the draws, which is never a half."""

@@ -1,5 +1,6 @@
 """A likelihood: p(target | output of the model), for training and for prediction in one object."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -64,6 +65,46 @@ class Likelihood(nn.Module, ABC):
         draws = self.read_draws(outputs)
         return Prediction(*self.summary(draws), likelihood=self, draws=draws)
 
+    def widen_(self, factor: float) -> None:
+        """Make observations wider by ``factor`` (narrower below 1): a scale, or the temperature of logits, times it.
+
+        Raises:
+            TypeError: this likelihood has no such number: its noise is given by the output, or known.
+        """
+        raise TypeError(f"{self._name()} has no scale or temperature to change")
+
+    @torch.no_grad()
+    def calibrate_(self, outputs: Any, target: Tensor, spread: float = 0.3) -> float:
+        """Widen by the factor c at which ``target`` is most probable under the mixture of the draws.
+
+        For classes this is temperature scaling (Guo et al., 2017, arXiv:1706.04599) of every draw, for a normal
+        likelihood a new estimate of the noise. The data must be held out: the model fits those that it was trained on
+        better than others. Few data, or data without a single error, say little about c, and would have it far too
+        small; therefore log c ~ N(0, ``spread``²) beforehand, which some hundred examples outweigh.
+
+        Args:
+            outputs: as for :meth:`log_prob`, of held-out examples.
+            target: their targets.
+            spread: standard deviation of log c beforehand.
+
+        Returns:
+            c, from 1/8 to 8.
+
+        Raises:
+            TypeError: there is nothing to widen.
+        """
+        draws = self.read_draws(outputs)
+        copy.deepcopy(self).widen_(1.0)
+
+        def loss(log_factor: float) -> float:
+            wider = copy.deepcopy(self)
+            wider.widen_(math.exp(log_factor))
+            return 0.5 * (log_factor / spread) ** 2 - wider.log_prob(draws, target).double().sum().item()
+
+        factor = math.exp(minimum(loss, -math.log(8), math.log(8)))
+        self.widen_(factor)
+        return factor
+
     def read(self, output: Any) -> Draws:
         """What this likelihood needs of a model's output, a tensor or a tuple of tensors (N, …); raises if unfit.
 
@@ -123,6 +164,23 @@ class Likelihood(nn.Module, ABC):
 
     def _name(self) -> str:
         return type(self).__name__
+
+
+def minimum(function: Callable[[float], float], low: float, high: float, tolerance: float = 1e-3) -> float:
+    """Where a function of one number with one minimum between ``low`` and ``high`` has it, by golden sections."""
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = function(left), function(right)
+    while high - low > tolerance:
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = function(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = function(right)
+    return (low + high) / 2
 
 
 def over(function: Callable[..., Tensor], *draws: Draws) -> Draws:

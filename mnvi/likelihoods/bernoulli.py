@@ -4,11 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Draws, Likelihood, Summary, all_of, first
+from ._temperature import Tempered
+from .base import Draws, Summary, all_of, first
 
 
-class Bernoulli(Likelihood):
-    """p(y = 1 | output) = σ(output): one logit for each target, which is 0 or 1 (of any type).
+class Bernoulli(Tempered):
+    """p(y = 1 | output) = σ(output/temperature): one logit for each target, which is 0 or 1 (of any type).
 
     Several logits an example are several independent labels. Entropies are those of every label, shape of the output.
 
@@ -24,15 +25,19 @@ class Bernoulli(Likelihood):
             raise ValueError(f"target must be 0 or 1 everywhere, got values from {target.min()} to {target.max()}")
 
     def log_density(self, draws: Draws, target: Tensor) -> Tensor:
-        logits = first(draws)
+        logits = self._logits(draws)
         return F.logsigmoid(torch.where(target != 0, logits, -logits))
 
     def summary(self, draws: Draws) -> Summary:
-        yes, no = first(draws).sigmoid(), (-first(draws)).sigmoid()  # 1 − yes would round
+        logits = self._logits(draws)
+        yes, no = logits.sigmoid(), (-logits).sigmoid()  # 1 − yes would round
         mean = yes.mean(0)
         total = torch.special.entr(mean) + torch.special.entr(no.mean(0))
         expected = (torch.special.entr(yes) + torch.special.entr(no)).mean(0)
         return mean, yes.var(0, correction=0), total, expected, (total - expected).clamp_min(0)
 
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
-        return torch.bernoulli(first(draws).sigmoid(), generator=generator)
+        return torch.bernoulli(self._logits(draws).sigmoid(), generator=generator)
+
+    def _logits(self, draws: Draws) -> Tensor:
+        return first(draws) / self.temperature

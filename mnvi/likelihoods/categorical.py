@@ -5,13 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Draws, Likelihood, Summary, all_of, first
+from ._temperature import Tempered
+from .base import Draws, Summary, all_of, first
 
 ONE_NUMBER = "for one logit use Bernoulli(), for the mean of a real target Gaussian()"
 
 
-class Categorical(Likelihood):
-    """p(y = c | output) = softmax(output)_c, with the classes in dimension ``dim`` of the model's output.
+class Categorical(Tempered):
+    """p(y = c | output) = softmax(output/temperature)_c, with the classes in dimension ``dim`` of the model's output.
 
     The target is the output without that dimension, class indices of an integer type. An example is one entry of the
     first dimension, so the mean NLL is ``F.cross_entropy(output, target, reduction="sum") / len(target)``: for one
@@ -22,6 +23,8 @@ class Categorical(Likelihood):
         dim: the class dimension; 1 for images (N, C, H, W), as F.cross_entropy has it. The default −1 is for
             (N, C) and (N, T, C), and refuses outputs of more dimensions.
         ignore_index: entries with this target count as not observed: they add nothing to any log-likelihood.
+
+    ``temperature`` is 1 until :meth:`calibrate_`.
 
     Example:
         >>> likelihood = mnvi.likelihoods.Categorical()
@@ -63,13 +66,13 @@ class Categorical(Likelihood):
             raise ValueError(f"target must hold classes from 0 to {classes - 1}, got {index.min()} to {index.max()}")
 
     def log_density(self, draws: Draws, target: Tensor) -> Tensor:
-        log_probs = self._classes_last(first(draws)).log_softmax(-1)
+        log_probs = self._logits(draws).log_softmax(-1)
         unseen = target.long() == self.ignore_index
         index = target.long().masked_fill(unseen, 0).expand(log_probs.shape[:-1])
         return log_probs.gather(-1, index[..., None])[..., 0].masked_fill(unseen, 0.0)
 
     def summary(self, draws: Draws) -> Summary:
-        probs = self._classes_last(first(draws)).softmax(-1)
+        probs = self._logits(draws).softmax(-1)
         mean = probs.mean(0)
         total = torch.special.entr(mean).sum(-1)
         expected = torch.special.entr(probs).sum(-1).mean(0)
@@ -78,8 +81,12 @@ class Categorical(Likelihood):
         return mean, variance, total, expected, (total - expected).clamp_min(0)
 
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
-        probs = self._classes_last(first(draws)).softmax(-1)
+        probs = self._logits(draws).softmax(-1)
         return torch.multinomial(probs.flatten(0, -2), 1, generator=generator).view(probs.shape[:-1])
+
+    def _logits(self, draws: Draws) -> Tensor:
+        """Those that are normalised, with the classes last."""
+        return self._classes_last(first(draws)) / self.temperature
 
     def _classes_last(self, draws: Tensor) -> Tensor:
         return draws.movedim(self.dim + 1 if self.dim > 0 else self.dim, -1)

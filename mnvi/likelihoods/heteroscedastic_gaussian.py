@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from ._location_scale import check_real
-from .base import Draws, Likelihood, Summary, described
+from ._temperature import Tempered
+from .base import Draws, Summary, described
 from .gaussian import normal_log_density, normal_observe, normal_summary
 
 
-class HeteroscedasticGaussian(Likelihood):
-    """y ~ N(mean, exp(log-scale)²), both from the model.
+class HeteroscedasticGaussian(Tempered):
+    """y ~ N(mean, (temperature·exp(log-scale))²), both from the model.
+
+    ``temperature`` is 1 until :meth:`calibrate_`.
 
     The model returns them side by side in its last dimension, (N, …, 2k) with k means and then k log-scales, or as a
     pair of tensors. The target has the shape of the means.
@@ -63,7 +66,7 @@ class HeteroscedasticGaussian(Likelihood):
 
     def _parts(self, draws: Draws) -> tuple[Tensor, Tensor]:
         mean, log_scale = draws
-        return mean, 0.5 * log_scale if self.log_variance else log_scale
+        return mean, (0.5 * log_scale if self.log_variance else log_scale) + self.temperature.log()
 
     def extra_repr(self) -> str:
         return "log_variance=True" if self.log_variance else ""

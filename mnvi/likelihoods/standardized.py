@@ -45,6 +45,9 @@ class Standardized(Likelihood):
         self.mean.copy_(self._given[0])
         self.std.copy_(self._given[1])
 
+    def widen_(self, factor: float) -> None:
+        self.likelihood.widen_(factor)
+
     def read(self, output: Any) -> Draws:
         return self.likelihood.read(output)
 

@@ -1,0 +1,66 @@
+"""The file of a fit: written in one step, so that a kill leaves the old one or the new, and loaded only where it fits."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+EVERY = 30.0  # seconds between two writes
+
+
+class Checkpoint:
+    """What is done so far, on disk; without a path nothing is kept.
+
+    Args:
+        path: the file, or None.
+        settings: what the result depends on; a file of others is refused.
+
+    Raises:
+        ValueError: the file is of other settings, or cannot be read.
+        OSError: its folder cannot be written to.
+    """
+
+    def __init__(self, path: str | Path | None, settings: dict[str, Any]) -> None:
+        self.path, self.settings = None if path is None else Path(path), settings
+        self.written = time.monotonic()
+        self.content: dict[str, Any] = {}
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            self.content = self._read(self.path)
+
+    def save(self, *, now: bool = False, **content: Any) -> None:
+        """Write ``content`` and torch's random state, if it is time."""
+        if self.path is None or (not now and time.monotonic() - self.written < EVERY):
+            return
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        torch.save({**content, "settings": self.settings, "rng": _random_state()}, temporary)
+        os.replace(temporary, self.path)
+        self.written = time.monotonic()
+
+    def restore_random_state(self) -> None:
+        """Go on with the random numbers of the file."""
+        cpu, cuda = self.content["rng"]
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        advice = "give another path, or delete the file to begin anew"
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            saved = dict(content["settings"])
+        except Exception as error:  # torch.load raises whatever the bytes suggest
+            raise ValueError(f"{path} is not the checkpoint of a fit ({error}); {advice}") from error
+        names = sorted(name for name in {*saved, *self.settings} if saved.get(name) != self.settings.get(name))
+        if names:
+            differences = ", ".join(f"{name} {saved.get(name)} (now {self.settings.get(name)})" for name in names)
+            raise ValueError(f"{path} is the checkpoint of another fit: {differences}; {advice}")
+        return content
+
+
+def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
