@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Draws, Likelihood, Summary, all_of, first
+from ._misfits import refuse_entries
+from .base import Draws, Likelihood, Summary, first
 
 
 class Bernoulli(Likelihood):
@@ -19,9 +20,8 @@ class Bernoulli(Likelihood):
 
     discrete = True
 
-    def check_values(self, draws: Draws, target: Tensor) -> None:
-        if not all_of((target == 0) | (target == 1)):
-            raise ValueError(f"target must be 0 or 1 everywhere, got values from {target.min()} to {target.max()}")
+    def check_support(self, target: Tensor) -> None:
+        refuse_entries(target, (target == 0) | (target == 1), "be 0 or 1 everywhere")
 
     def log_density(self, draws: Draws, target: Tensor) -> Tensor:
         logits = first(draws)
