@@ -39,7 +39,8 @@ def to_bayesian(
 
     What becomes Bayesian are ``nn.Linear``, all convolutions, and ``Conv1D`` of Hugging Face's transformers: the rows
     of :mod:`mnvi.layers.kinds`. Layers of other kinds (embeddings, recurrent and attention weights) stay as they are,
-    and so do subclasses of torch's and layers whose weight is no parameter.
+    and so do subclasses of torch's and layers whose weight is no parameter. Layers that are Bayesian already keep their
+    posteriors and priors: a model may be converted part by part, and a later call takes the layers that are left.
 
     Make the optimiser afterwards: one made before steps the means, but not the new parameters of the posteriors. The
     first training pass with gradients checks that every layer draws; a layer whose weight is read past its ``forward``
@@ -162,9 +163,14 @@ def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | Non
         if not found:
             kind, without = type(model.get_submodule(root)).__name__, f" without {skip}" if skip else ""
             where = f"{root or 'the model'!r} (a {kind}){without}"
-            already = any(bayesian_layers(model.get_submodule(root)))
-            hint = "; its layers are Bayesian already" if already else ", but no subclasses of these"
-            raise ValueError(f"nothing to convert in {where}; what can be is {kinds.names()}{hint}")
+            if any(bayesian_layers(model.get_submodule(root))):
+                raise ValueError(
+                    f"nothing to convert in {where}: its layers are Bayesian already; for another posterior or "
+                    "prior convert mnvi.to_deterministic(model), a plain copy"
+                )
+            raise ValueError(
+                f"nothing to convert in {where}; what can be is {kinds.names()}, but no subclasses of these"
+            )
         chosen |= found
     if not chosen:
         raise ValueError("only=() names nothing to convert")

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ._checks import number, positive_int
+from ._models.forgotten_parameters import ForgottenParameters
 from .layers import bayesian_layers
 from .likelihoods import Likelihood
+from .likelihoods._misfits import rows
 from .likelihoods.base import described
 from .module import kl, warn_without_posterior
 
@@ -53,15 +55,20 @@ class ELBO(nn.Module):
             of. Losses computed without gradients do not count. In a graph of torch.compile a schedule other than
             :class:`KLWarmup` is a constant: each step compiles anew.
         likelihood: an object of :mod:`mnvi.likelihoods`, a part of this module: its parameters are among
-            ``elbo.parameters()``, and ``elbo(output, target, model)`` takes the model's output.
+            ``elbo.parameters()``, and ``elbo(output, target, model)`` takes the model's output. Give the optimiser
+            both: ``mnvi.parameter_groups([model, elbo])``.
         accumulate: how many losses of a model in training mode make one step of the optimiser. All of them have the
             same weight of the KL; as for any mean loss, divide each by ``accumulate`` before ``backward()``.
+
+    Warns:
+        UserWarning: the model has no Bayesian layer; or, once, a step of the model's optimiser has left parameters as
+            they were that the loss depends on beside the model, a learnt noise for one, and no optimiser has them.
 
     Example:
         >>> elbo = mnvi.ELBO(num_data=60_000, kl_weight=mnvi.KLWarmup(steps=1_000))
         >>> loss, nll, kl = elbo(F.cross_entropy(model(x), y), model)
         >>> elbo = mnvi.ELBO(num_data=400, likelihood=mnvi.likelihoods.Gaussian())
-        >>> optimiser = torch.optim.Adam([*mnvi.parameter_groups(model), {"params": elbo.parameters()}])
+        >>> optimiser = torch.optim.Adam(mnvi.parameter_groups([model, elbo]))
         >>> loss, nll, kl = elbo(model(x), y, model)
     """
 
@@ -90,6 +97,7 @@ class ELBO(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.register_buffer("losses", torch.zeros((), dtype=torch.long), persistent=False)  # since the last step
         self._count = _StepCount()
+        self._forgotten = ForgottenParameters()
 
     def reset_parameters(self) -> None:
         """Begin the schedule anew."""
@@ -111,27 +119,37 @@ class ELBO(nn.Module):
             nor divided.
 
         Raises:
-            ValueError: ``nll`` is not a scalar, or the loss is not finite (naming where that comes from).
+            ValueError: ``nll`` is not a scalar, or the loss is not finite (naming where that comes from: layers,
+                parameters and, where the likelihood is this module's, rows of the batch).
         """
         if model is None and isinstance(target, nn.Module):
             model, target = target, None
         if model is None:
             raise TypeError(f"give the model whose KL is to be added: elbo(nll, model), got {described(target)}")
-        nll = _mean_nll(nll) if target is None else self._nll(nll, target)
+        output, nll = nll, _mean_nll(nll) if target is None else self._nll(nll, target)
         warn_without_posterior(model, "its KL is 0", stacklevel=5)
         weight = self._weight()
         divergence = kl(model)
         loss = nll + weight * divergence / self.num_data
         if not torch.compiler.is_compiling() and not bool(torch.isfinite(loss)):
-            raise ValueError(_why_not_finite(loss, nll, model))
+            raise ValueError(_why_not_finite(loss, nll, model, None if target is None else self._bad_rows(output)))
         if model.training and torch.is_grad_enabled():  # a reentrant checkpoint runs once without, and once with
             self._advance()
+            self._forgotten.look(loss, model, self.parameters())
         return loss, nll, divergence
 
     def _nll(self, output: Any, target: Any) -> Tensor:
         if self.likelihood is None:
             raise TypeError("elbo(output, target, model) needs ELBO(num_data, likelihood=…); without: elbo(nll, model)")
         return self.likelihood(output, target)
+
+    def _bad_rows(self, output: Any) -> str | None:
+        """The rows of the model's output that are not finite, in words; ``None`` where all are."""
+        assert self.likelihood is not None
+        draws = self.likelihood.read(output)
+        bad = [~each.isfinite().flatten(1).all(1) for each in ([draws] if isinstance(draws, Tensor) else draws)]
+        found = torch.stack(bad).any(0)
+        return ("all rows" if bool(found.all()) else rows(found)) if bool(found.any()) else None
 
     def _weight(self) -> float | Tensor:
         if not callable(self.kl_weight):
@@ -162,7 +180,7 @@ class ELBO(nn.Module):
 
     def __setstate__(self, state: dict) -> None:
         if "_parameters" in state:
-            super().__setstate__(state)
+            super().__setstate__({"_forgotten": ForgottenParameters(), **state})
         else:  # pickled by 0.1, when it was no module
             self.__init__(state["num_data"], state["kl_weight"])
             self.step.fill_(state["step"])
@@ -221,16 +239,25 @@ def _mean_nll(nll: Any) -> Tensor:
     return nll
 
 
-def _why_not_finite(loss: Tensor, nll: Tensor, model: nn.Module) -> str:
-    """The message of a loss that is not finite: which part of it is not, and what may help."""
+def _why_not_finite(loss: Tensor, nll: Tensor, model: nn.Module, bad_rows: str | None) -> str:
+    """The message of a loss that is not finite: which part of it is not, and what may help.
+
+    Args:
+        bad_rows: the rows of the model's output that are not finite, in words, where there are such and they are known.
+    """
     layers = {name or "the model": layer for name, layer in bayesian_layers(model)}
     bad = {name: layer for name, layer in layers.items() if not bool(torch.isfinite(layer.kl()))}
     causes = [f"the KL of {', '.join(name + _fault(layer) for name, layer in bad.items())}"] if bad else []
     if not bool(torch.isfinite(nll)):
-        causes.append(f"the negative log-likelihood ({nll.item()}{f' in {nll.dtype}' if nll.dtype in HALF else ''})")
+        where = f": the model's output is not finite in {bad_rows}" if bad_rows else ""
+        causes.append(
+            f"the negative log-likelihood ({nll.item()}{f' in {nll.dtype}' if nll.dtype in HALF else ''}{where})"
+        )
+        broken = [] if bad else [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+        causes += [f"the parameters {', '.join(broken)} (not finite)"] * bool(broken)
     what = " and ".join(causes) or f"the sum of the negative log-likelihood and the KL in {loss.dtype}"
     low = nll.dtype in HALF or any(p.dtype in HALF for layer in bad.values() for p in layer.parameters())
-    advice = "look at inputs and targets; a smaller learning rate may help"
+    advice = "look at inputs and targets, which may hold NaN or no row at all; a smaller learning rate may help"
     advice = "keep parameters in float32 and use torch.autocast" if low else advice
     return f"the loss is not finite, because of {what}; {advice}"
 

@@ -53,7 +53,7 @@ def predict(
         likelihood: an object of :mod:`mnvi.likelihoods`, or the short name of one without parameters:
             ``"categorical"``, ``"bernoulli"``, ``"gaussian"``, ``"heteroscedastic_gaussian"``, ``"poisson"``.
         noise_scale: the scale of ``"gaussian"``, as that of ``Gaussian(scale)``; without it that is 0, the noise-free
-            function, whose entropy given the weights is −∞.
+            function, whose entropy given the weights is −∞ and whose mutual information is ``None``.
         chunk_size: draw this many at a time, to bound memory.
         keep_draws: whether to keep the draws, S times the outputs, for ``log_prob`` and ``sample`` of the prediction.
             Without them memory does not grow with S, and ``log_prob()`` still has that of the targets in the batches.
@@ -79,7 +79,7 @@ def predict(
     likelihood = _likelihood(likelihood, noise_scale)
     instance("model", model, nn.Module)
     calls = batches(x)
-    warn_without_posterior(model, "all draws are equal")
+    warn_without_posterior(model, "all draws are equal and nothing is said about what the model does not know")
     device = next((each.device for each in (*model.parameters(), *model.buffers())), None)
     parts = []
     with _in_eval_mode(model), torch.no_grad(), Progress("predict", _total(x, num_samples)) as progress:
@@ -109,7 +109,8 @@ def _likelihood(likelihood: Likelihood | str, noise_scale: float | Tensor | None
     if likelihood != "gaussian":
         return SHORT_NAMES[likelihood]()
     try:
-        return Gaussian(0.0 if noise_scale is None else noise_scale)
+        scale = noise_scale.detach() if isinstance(noise_scale, Tensor) else noise_scale
+        return Gaussian(0.0 if scale is None else scale)
     except (TypeError, ValueError) as error:
         raise type(error)(f"noise_{error}") from None
 
@@ -160,10 +161,13 @@ class _Sampler:
         """Outputs stacked over the draws, (S, N, …)."""
 
         def output(_: Any = None) -> Draws:  # takes what vmap runs over
-            return self.likelihood.read(inputs.call(self.model))
+            # Detached, as a model may switch gradients on inside, for a derivative of its own.
+            return over(Tensor.detach, self.likelihood.read(inputs.call(self.model)))
 
         if not self.checked:
             mean = over(lambda each: each.unsqueeze(0), output())
+            if not first(mean).shape[1]:
+                raise ValueError("x has no examples")
             self.likelihood.to(first(mean).device).summary(mean)
             self.checked = True
         with sampling(self.model):

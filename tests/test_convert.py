@@ -304,6 +304,50 @@ def test_only_nothing_is_refused():
         to_bayesian(nn.Sequential(nn.Linear(2, 2)), only=[])
 
 
+@pytest.mark.parametrize("options", [{}, {"only": ["0"]}, {"skip": ["1"]}, {"only": ["0", "1"]}], ids=str)
+def test_a_second_conversion_says_that_the_layers_are_bayesian_already(options):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    to_bayesian(model, skip=["1"] if "skip" in options else ())
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"nothing to convert.*Bayesian already; .*mnvi\.to_deterministic\(model\)"):
+        to_bayesian(model, **options)
+    assert_same_state(model, state)
+
+
+def assert_same_state(model, state):
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda model: to_bayesian(model, skip=["1", "2"]),
+        lambda model: to_bayesian(model[0]),
+        lambda model: model.__setitem__(0, mnvi.MNLinear(3, 4)),
+    ],
+    ids=["the model without a part", "a part", "a layer of ours"],
+)
+def test_a_model_that_is_bayesian_in_part_is_converted_in_what_is_left(first):
+    """What was there keeps its posterior; all draw, and all have gradients."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    first(model)
+    kept = dict(model[0].named_parameters())
+    state = copy.deepcopy(model[0].state_dict())
+    assert to_bayesian(model, posterior=mnvi.posteriors.Diagonal(), only=["2"]) is model
+    assert dict(model[0].named_parameters()) == kept
+    assert_same_state(model[0], state)
+    assert [name for name, _ in mnvi.bayesian_layers(model)] == ["0", "2.0", "2.1"]
+    (model(torch.ones(5, 3)).sum() + model.kl() / 10).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    for _, layer in mnvi.bayesian_layers(model):
+        with mnvi.sampling(layer.eval()):
+            assert not torch.equal(*(layer(torch.ones(1, layer.in_features)) for _ in range(2)))
+    assert mnvi.predict(model, torch.ones(5, 3), 3).mutual_information.shape == (5,)
+    plain = mnvi.to_deterministic(model)
+    assert not any(mnvi.bayesian_layers(plain))
+
+
 def test_hooks_of_a_converted_layer_stay():
     calls = []
     hooked = nn.Sequential(nn.Linear(3, 2))

@@ -297,6 +297,37 @@ def test_low_precision_is_named(dtype):
     assert "torch.autocast" in text
 
 
+def test_rows_of_the_output_that_are_not_finite_are_named():
+    model, elbo = mlp(), ELBO(10, likelihood=Categorical())
+    x = X.clone()
+    x[3, 1] = x[5, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"likelihood \(nan: the model's output is not finite in rows 3, 5\)"):
+        elbo(model(x), Y, model)
+    with pytest.raises(ValueError, match="not finite in all rows"):
+        elbo(model(x * x[3, 1]), Y, model)
+    pair = ELBO(10, likelihood=mnvi.likelihoods.HeteroscedasticGaussian())
+    with pytest.raises(ValueError, match="not finite in row 6"):
+        pair((X, torch.where(torch.arange(7)[:, None] == 6, torch.nan, X)), X, model)
+    assert elbo.step == pair.step == 0
+
+
+def test_a_likelihood_that_overflows_on_finite_outputs_names_no_row():
+    with pytest.raises(ValueError, match=r"likelihood \(inf\); look at inputs and targets"):
+        ELBO(10, likelihood=Gaussian(1e-200))(X, X + 1, mlp())
+
+
+def test_parameters_without_a_kl_are_named_too():
+    model = mlp()
+    with torch.no_grad():
+        model[2].bias[1] = float("nan")
+    text = message(ELBO(10), model(X).mean(), model)
+    assert "the negative log-likelihood (nan) and the parameters 2.bias (not finite)" in text
+
+
+def test_an_empty_batch_is_mentioned():
+    assert "no row at all" in message(ELBO(10), F.mse_loss(X[:0], X[:0]), mlp())
+
+
 def test_an_overflowing_sum_is_named():
     model = mlp()
     with torch.no_grad():

@@ -381,6 +381,44 @@ def test_noise_scale_is_the_scale_of_a_gaussian():
     assert_close(short.log_prob(y), long.log_prob(y))
 
 
+def tensors(prediction):
+    """All tensors of a prediction and of its likelihood."""
+    values = [*vars(prediction).values(), *prediction.likelihood.state_dict(keep_vars=True).values()]
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def test_predictions_require_no_grad_even_where_the_noise_does():
+    noise = nn.Parameter(torch.tensor(-1.0))
+    p = predict(layer(2), X, 3, "gaussian", noise_scale=noise.exp())
+    learnt = predict(layer(2), X, 3, Standardized(Gaussian(), 0.0, 2.0))
+    assert not any(value.requires_grad for value in (*tensors(p), *tensors(learnt)))
+    assert_close(p.likelihood.scale, noise.detach().exp())
+
+
+def test_predictions_require_no_grad_even_where_the_model_switches_gradients_on():
+    class WithGradients(Around):
+        def forward(self, x):
+            with torch.enable_grad():
+                return self.layer(x)
+
+    p = predict(WithGradients(layer(2)), X, 3, Gaussian(0.5))
+    assert not any(value.requires_grad for value in tensors(p))
+
+
+def test_no_examples_are_refused():
+    with pytest.raises(ValueError, match="x has no examples"):
+        predict(layer(2), X[:0], 3)
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_a_model_without_posterior_is_said_once_with_what_helps(loader):
+    x = DataLoader(TensorDataset(X), 3) if loader else X
+    with pytest.warns(UserWarning, match="all draws are equal.*does not know; mnvi.to_bayesian converts") as caught:
+        predict(nn.Linear(4, 3), x, 3)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
 @pytest.mark.parametrize("inner", [Gaussian(0.3), StudentT(5.0, 0.3)], ids=["gaussian", "student-t"])
 def test_a_model_of_standardised_targets_predicts_in_their_units(inner):
     model = layer(2)
@@ -623,6 +661,8 @@ def test_prediction_errors(options, error, message):
 @pytest.mark.filterwarnings("ignore:the model has no Bayesian layer")
 def test_noise_free_gaussian_prediction_has_no_nan():
     prediction = predict(nn.Linear(2, 2), torch.randn(3, 2), 4, "gaussian")
-    assert torch.equal(prediction.mutual_information, torch.zeros(3, 2))
+    assert prediction.mutual_information is None
+    assert "mutual_information: None" in repr(prediction)
+    assert not prediction.variance.any()
     with pytest.raises(ValueError, match=r"scale of shape \(5, 3, 2\).*\(3, 2\)"):
         predict(nn.Linear(2, 2), torch.randn(3, 2), 4, "gaussian", noise_scale=torch.ones(5, 3, 2))

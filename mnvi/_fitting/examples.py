@@ -93,7 +93,9 @@ def examples(data: Any, models: int = 1) -> Examples:
     """
     if isinstance(data, DataLoader):
         if isinstance(data.dataset, IterableDataset):
-            raise TypeError("a DataLoader of an IterableDataset cannot be shuffled, held out from, or resumed: give a Dataset")
+            raise TypeError(
+                "a DataLoader of an IterableDataset cannot be shuffled, held out from, or resumed: give a Dataset"
+            )
         options = {"collate_fn": data.collate_fn, "num_workers": data.num_workers, "pin_memory": data.pin_memory}
         if data.collate_fn is not default_collate or not isinstance(data.dataset, TensorDataset):
             return DatasetExamples(data.dataset, **options)
@@ -122,5 +124,7 @@ def _stacked(pairs: list[Inputs], models: int) -> Inputs:
     for tensors in zip(*(list(pair.tensors()) for pair in pairs), strict=True):
         shapes = {tuple(tensor.shape) for tensor in tensors}
         if len(shapes) > 1:
-            raise ValueError(f"the data of several models must have equal shapes, got {', '.join(map(str, sorted(shapes)))}")
+            raise ValueError(
+                f"the data of several models must have equal shapes, got {', '.join(map(str, sorted(shapes)))}"
+            )
     return Inputs.stack(pairs)

@@ -135,7 +135,9 @@ def _check_alike(objectives: list[Objective]) -> None:
     forms = [[(name, p.shape, p.dtype) for name, p in each.named_parameters()] for each in objectives]
     for k, form in enumerate(forms):
         if form != forms[0]:
-            raise ValueError(f"models that train together must have equal architectures; number {k} differs from the first")
+            raise ValueError(
+                f"models that train together must have equal architectures; number {k} differs from the first"
+            )
 
 
 def _has_matrix(module: nn.Module) -> bool:

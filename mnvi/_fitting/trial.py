@@ -109,4 +109,6 @@ class Trial:
 def _check_finite(loss: Tensor, epoch: int) -> None:
     if not bool(loss.isfinite().all()):
         which = f" of model {int((~loss.isfinite()).nonzero()[0])}" if len(loss) > 1 else ""
-        raise ValueError(f"the loss{which} is not finite in epoch {epoch}; look at inputs and targets; a smaller lr may help")
+        raise ValueError(
+            f"the loss{which} is not finite in epoch {epoch}; look at inputs and targets; a smaller lr may help"
+        )

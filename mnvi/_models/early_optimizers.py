@@ -21,8 +21,8 @@ def watch_early_optimizers(layers: dict[Any, str]) -> None:
     if not any(map(_is_held, layers)):
         return
     means = {layer.weight for layer in layers}
-    for optimiser in _optimisers():
-        if not means.isdisjoint(_held(optimiser)):
+    for optimiser in existing_optimizers():
+        if not means.isdisjoint(held_parameters(optimiser)):
             optimiser.register_step_post_hook(_ForgottenVariances(layers))
 
 
@@ -41,13 +41,13 @@ class _ForgottenVariances:
     def __call__(self, optimiser: Optimizer, args: Any, kwargs: Any) -> None:
         if self.done:
             return
-        held = _held(optimiser)
+        held = held_parameters(optimiser)
         layers = [(name, layer) for name, reference in self.layers if (layer := reference()) is not None]
         trained = [(name, layer) for name, layer in layers if layer.weight in held and layer.weight.grad is not None]
         trained = [(name, layer) for name, layer in trained if _with_gradient(layer)]
         self.done = bool(trained) or not layers
         unchanged = {name: layer for name, layer in trained if self.versions[name] == _versions(layer)}
-        stepped = {p for other in _optimisers() for p in _held(other)} if unchanged else set()
+        stepped = {p for other in existing_optimizers() for p in held_parameters(other)} if unchanged else set()
         names = [name for name, layer in unchanged.items() if stepped.isdisjoint(_with_gradient(layer))]
         if names:
             _warn(names)
@@ -70,7 +70,7 @@ def _is_held(layer: nn.Module) -> bool:
     return sys.getrefcount(layer._parameters["weight"]) > sys.getrefcount(alone._parameters["weight"])
 
 
-def _optimisers() -> list[Any]:
+def existing_optimizers() -> list[Any]:
     """All optimisers that exist."""
     # Looked up by type(), which is quick and runs no code of proxies and lazy objects, as isinstance() would.
     kinds = {Optimizer}
@@ -79,7 +79,8 @@ def _optimisers() -> list[Any]:
     return [thing for thing in gc.get_objects() if type(thing) in kinds and hasattr(thing, "param_groups")]
 
 
-def _held(optimiser: Optimizer) -> set[nn.Parameter]:
+def held_parameters(optimiser: Optimizer) -> set[nn.Parameter]:
+    """All parameters in the groups of an optimiser."""
     return {parameter for group in optimiser.param_groups for parameter in group["params"]}
 
 

@@ -1,6 +1,7 @@
 """Likelihoods of real targets around the model's output, with a scale that is known or learnt."""
 
 import math
+import warnings
 from abc import ABC
 from collections.abc import Sequence
 from numbers import Real
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import positive_float
-from .base import Draws, Likelihood, all_of, described, first
+from ._misfits import refuse_entries
+from .base import Draws, Likelihood, described, first
 
 
 class LocationScale(Likelihood, ABC):
@@ -19,6 +21,9 @@ class LocationScale(Likelihood, ABC):
     Args:
         scale: ``None``: learnt, starting at 1. A positive number, or a tensor that broadcasts to the output: known.
         shape: of a learnt scale; ``()`` is one scale for all outputs, ``(k,)`` one for each of k outputs.
+
+    Warns:
+        UserWarning: ``scale`` requires grad, but a known scale does not train.
     """
 
     log_scale: Tensor
@@ -39,6 +44,12 @@ class LocationScale(Likelihood, ABC):
     def _checked(self, scale: float | Tensor) -> Tensor:
         if isinstance(scale, bool) or not isinstance(scale, (Real, Tensor)):
             raise TypeError(f"scale must be a number, a tensor or None, got {scale!r}")
+        if isinstance(scale, Tensor) and scale.requires_grad and torch.is_grad_enabled():
+            warnings.warn(
+                f"a known scale does not train, but the one given requires grad: {type(self).__name__}() learns one, "
+                "scale.detach() is known",
+                stacklevel=3 + (type(self).__init__ is not LocationScale.__init__),
+            )
         known = torch.as_tensor(scale).detach().clone()
         known = known if known.is_floating_point() else known.to(torch.get_default_dtype())
         if not bool((known.isfinite() & (known >= 0 if self.may_be_zero else known > 0)).all()):
@@ -78,7 +89,7 @@ class LocationScale(Likelihood, ABC):
     def has_density(self) -> bool:
         return not self._noise_free
 
-    def check_values(self, draws: Draws, target: Tensor) -> None:
+    def check_support(self, target: Tensor) -> None:
         if not self.has_density:
             raise ValueError("a function without noise (scale 0) gives targets no density; give a positive scale")
         check_real(target)
@@ -93,5 +104,4 @@ def check_real(target: Tensor) -> None:
     """Raise for targets that are not finite real numbers."""
     if target.is_complex() or target.dtype == torch.bool:
         raise TypeError(f"target must hold real numbers, got {target.dtype}")
-    if not all_of(target.isfinite()):
-        raise ValueError(f"target must be finite, got NaN or infinite entries in shape {tuple(target.shape)}")
+    refuse_entries(target, target.isfinite(), "be finite")

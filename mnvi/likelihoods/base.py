@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._misfits import shape_advice
 from .prediction import Prediction
 
 Draws = Tensor | tuple[Tensor, ...]
@@ -128,8 +129,12 @@ class Likelihood(nn.Module, ABC):
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
         """One observation for every draw and example, shape (S, *target shape)."""
 
+    def check_support(self, target: Tensor) -> None:
+        """Raise for targets that have no density whatever the output is: not finite, no counts, no labels."""
+
     def check_values(self, draws: Draws, target: Tensor) -> None:
-        """Raise for targets of the right shape that this likelihood gives no density."""
+        """Raise for targets of the right shape that have no density under these draws."""
+        self.check_support(target)
 
     @property
     def has_density(self) -> bool:
@@ -143,13 +148,21 @@ class Likelihood(nn.Module, ABC):
     def check_target(self, draws: Draws, target: Tensor) -> None:
         """Raise for a target that these draws give no density, before anything is computed."""
         if not isinstance(target, Tensor):
-            raise TypeError(f"target must be a tensor, got {described(target)}")
+            advice = "; torch.as_tensor(target) is one" if hasattr(target, "__array__") else ""
+            raise TypeError(f"target must be a tensor, got {described(target)}{advice}")
         expected = self.target_shape(draws)
         if target.shape != expected:
-            raise ValueError(f"{self._name()} of this output takes a target {tuple(expected)}, got {described(target)}")
+            advice = self.shape_advice(draws, target)
+            raise ValueError(
+                f"{self._name()} of this output takes a target {tuple(expected)}, got {described(target)}{advice}"
+            )
         if not expected[0]:
             raise ValueError("target has no examples")
         self.check_values(draws, target)
+
+    def shape_advice(self, draws: Draws, target: Tensor) -> str:
+        """What makes a target of another shape fit, where that can be guessed: the end of an error message."""
+        return shape_advice(target, self.target_shape(draws))
 
     def tensor(self, output: Any) -> Tensor:
         """The one real tensor that ``output`` is, or has as ``logits`` as the outputs of Hugging Face models have."""
@@ -198,16 +211,6 @@ def first(draws: Draws) -> Tensor:
 def per_example(log_density: Tensor) -> Tensor:
     """Σ over the entries of an example: (S, N, …) to (S, N)."""
     return log_density.flatten(2).sum(-1) if log_density.dim() > 2 else log_density
-
-
-def all_of(condition: Tensor) -> bool:
-    """Whether ``condition`` holds everywhere; True where values cannot be read: traced, or inside torch.func."""
-    if torch.compiler.is_compiling():
-        return True
-    try:
-        return bool(condition.all())
-    except RuntimeError:
-        return True
 
 
 def described(value: Any) -> str:

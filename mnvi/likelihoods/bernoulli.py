@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._misfits import refuse_entries
 from ._temperature import Tempered
-from .base import Draws, Summary, all_of, first
+from .base import Draws, Summary, first
 
 
 class Bernoulli(Tempered):
@@ -20,9 +21,8 @@ class Bernoulli(Tempered):
 
     discrete = True
 
-    def check_values(self, draws: Draws, target: Tensor) -> None:
-        if not all_of((target == 0) | (target == 1)):
-            raise ValueError(f"target must be 0 or 1 everywhere, got values from {target.min()} to {target.max()}")
+    def check_support(self, target: Tensor) -> None:
+        refuse_entries(target, (target == 0) | (target == 1), "be 0 or 1 everywhere")
 
     def log_density(self, draws: Draws, target: Tensor) -> Tensor:
         logits = self._logits(draws)

@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._misfits import all_of, entries, label_advice, refuse_entries
 from ._temperature import Tempered
-from .base import Draws, Summary, all_of, first
+from .base import Draws, Summary, first
 
 ONE_NUMBER = "for one logit use Bernoulli(), for the mean of a real target Gaussian()"
+ONE_EXAMPLE = "a single example x is a batch as x[None]"
 
 
 class Categorical(Tempered):
@@ -46,7 +48,7 @@ class Categorical(Tempered):
         logits = self.tensor(output)
         shape, dims = tuple(logits.shape), logits.dim()
         if dims < 2:
-            raise ValueError(f"Categorical takes logits (N, classes), got {shape}; {ONE_NUMBER}")
+            raise ValueError(f"Categorical takes logits (N, classes), got {shape}; {ONE_NUMBER}; {ONE_EXAMPLE}")
         if self.dim == -1 and dims > 3:
             raise ValueError(f"where are the classes in outputs of shape {shape}? For images use Categorical(dim=1)")
         if not -dims < self.dim < dims:
@@ -58,12 +60,26 @@ class Categorical(Tempered):
     def target_shape(self, draws: Draws) -> torch.Size:
         return self._classes_last(first(draws)).shape[1:-1]
 
+    def check_support(self, target: Tensor) -> None:
+        _check_type(target)
+        index = target.long()
+        refuse_entries(target, (index >= 0) | (index == self.ignore_index), "hold labels 0, 1, 2, …")
+
     def check_values(self, draws: Draws, target: Tensor) -> None:
-        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-            raise TypeError(f"Categorical takes class indices of an integer type as target, got {target.dtype}")
+        _check_type(target)
         classes, index = self._classes_last(first(draws)).shape[-1], target.long()
-        if not all_of(((index >= 0) & (index < classes)) | (index == self.ignore_index)):
-            raise ValueError(f"target must hold classes from 0 to {classes - 1}, got {index.min()} to {index.max()}")
+        seen = index != self.ignore_index
+        bad = ((index < 0) | (index >= classes)) & seen
+        if not all_of(~bad):
+            raise ValueError(
+                f"target has label {entries(index, bad)}; the model returns {classes} classes, "
+                f"0..{classes - 1}{label_advice(index[seen], classes)}"
+            )
+
+    def shape_advice(self, draws: Draws, target: Tensor) -> str:
+        if target.shape == first(draws).shape[1:]:
+            return f"; of class probabilities or one-hot rows, target.argmax({self.dim}) fits"
+        return super().shape_advice(draws, target)
 
     def log_density(self, draws: Draws, target: Tensor) -> Tensor:
         log_probs = self._logits(draws).log_softmax(-1)
@@ -93,3 +109,9 @@ class Categorical(Tempered):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
+
+
+def _check_type(target: Tensor) -> None:
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        advice = "; whole numbers become them by target.long()" if target.is_floating_point() else ""
+        raise TypeError(f"Categorical takes class indices of an integer type as target, got {target.dtype}{advice}")

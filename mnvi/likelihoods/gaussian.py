@@ -17,12 +17,13 @@ class Gaussian(LocationScale):
     Args:
         scale: ``None``: one standard deviation for all outputs, learnt, starting at 1; a number or a tensor that
             broadcasts to the output, such as one for each of its columns: known. 0 is the noise-free function, which
-            can be predicted but gives no density.
+            can be predicted but gives no density. Its value tells all about the weights that it depends on, so that
+            the mutual information of a prediction has no finite value: it is ``None`` where a scale is 0.
         shape: of a learnt scale; ``(k,)`` is one for each of k outputs.
 
     Example:
         >>> likelihood = mnvi.likelihoods.Gaussian()
-        >>> optimizer = torch.optim.Adam([*mnvi.parameter_groups(model), {"params": likelihood.parameters()}])
+        >>> optimizer = torch.optim.Adam(mnvi.parameter_groups([model, likelihood]))
         >>> loss, nll, kl = elbo(likelihood(model(x), y), model)
         >>> likelihood.scale  # the noise in the data
     """
@@ -34,7 +35,8 @@ class Gaussian(LocationScale):
 
     def summary(self, draws: Draws) -> Summary:
         mean = first(draws)
-        return normal_summary(mean, self.log_scale_of(draws).expand(1, *mean.shape[1:]))
+        summary = normal_summary(mean, self.log_scale_of(draws).expand(1, *mean.shape[1:]))
+        return summary if self.has_density else (*summary[:4], None)
 
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
         return normal_observe(first(draws), self.log_scale_of(draws), generator)

@@ -51,7 +51,7 @@ class HeteroscedasticGaussian(Tempered):
             raise ValueError(f"means and log-scales must have one shape, got {described((mean, log_scale))}")
         return mean, log_scale
 
-    def check_values(self, draws: Draws, target: Tensor) -> None:
+    def check_support(self, target: Tensor) -> None:
         check_real(target)
 
     def log_density(self, draws: Draws, target: Tensor) -> Tensor:

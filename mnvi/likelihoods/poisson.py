@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .base import Draws, Likelihood, Summary, all_of, first
+from ._misfits import refuse_entries
+from .base import Draws, Likelihood, Summary, first
 
 
 class Poisson(Likelihood):
@@ -18,10 +19,10 @@ class Poisson(Likelihood):
 
     discrete = True
 
-    def check_values(self, draws: Draws, target: Tensor) -> None:
-        counts = target.to(first(draws))
-        if not all_of((counts >= 0) & (counts == counts.floor()) & counts.isfinite()):
-            raise ValueError(f"target must hold counts 0, 1, 2, …; got values from {target.min()} to {target.max()}")
+    def check_support(self, target: Tensor) -> None:
+        counts = target if target.is_floating_point() else target.float()
+        good = (counts >= 0) & (counts == counts.floor()) & counts.isfinite()
+        refuse_entries(target, good, "hold counts 0, 1, 2, …")
 
     def log_density(self, draws: Draws, target: Tensor) -> Tensor:
         log_rate = first(draws)

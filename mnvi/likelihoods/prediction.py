@@ -26,7 +26,8 @@ class Prediction:
             else the shape of ``mean``. Of a normal likelihood that of a normal distribution with this mean and
             variance, an upper bound of the mixture's entropy, which has no closed form.
         expected_entropy: mean entropy of the single predictions, the noise in the data (aleatoric).
-        mutual_information: their difference, what is not known about the weights (epistemic), ≥ 0.
+        mutual_information: their difference, what is not known about the weights (epistemic), ≥ 0. ``None`` also of a
+            function without noise (``"gaussian"`` without ``noise_scale``), of which it has no finite value.
         target: the targets that came in a DataLoader's batches, in the order of the predictions.
         likelihood: a copy of the observation model, as it was at the prediction.
         draws: what the likelihood read from the model's outputs, stacked over draws (S, N, …), or a tuple of such.

@@ -35,7 +35,8 @@ class Standardized(Likelihood):
         moments = [torch.as_tensor(value, dtype=_type_of(value)).detach().clone() for value in (mean, std)]
         for name, value in zip(("mean", "std"), moments, strict=True):
             if not bool(value.isfinite().all()) or (name == "std" and not bool((value > 0).all())):
-                raise ValueError(f"{name} must be finite{' and positive' if name == 'std' else ''}, got {value}")
+                advice = "; that of one example is NaN, of equal targets 0" if name == "std" else ""
+                raise ValueError(f"{name} must be finite{' and positive' * bool(advice)}, got {value}{advice}")
         self.likelihood, self._given = likelihood, moments
         self.register_buffer("mean", moments[0].clone())
         self.register_buffer("std", moments[1].clone())
@@ -62,6 +63,10 @@ class Standardized(Likelihood):
     @property
     def has_density(self) -> bool:
         return self.likelihood.has_density
+
+    def check_support(self, target: Tensor) -> None:
+        check_real(target)
+        self.likelihood.check_support(self._inner(target))
 
     def check_values(self, draws: Draws, target: Tensor) -> None:
         check_real(target)

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 
-def check_gradients(params: Sequence[Tensor], name: Callable[[Tensor], str]) -> None:
-    """Raise ValueError for a sparse, NaN or infinite gradient, with the ``name`` of its parameter.
+def check_gradients(params: Sequence[Tensor], name: Callable[[Tensor], str], advice: str = "") -> None:
+    """Raise ValueError for a sparse, NaN or infinite gradient, with the ``name`` of its parameter; then ``advice``.
 
     Parameters without a gradient are passed over. One host synchronisation where all gradients are finite.
     """
@@ -18,7 +18,7 @@ def check_gradients(params: Sequence[Tensor], name: Callable[[Tensor], str]) -> 
             raise ValueError(f"the gradient of {name(p)} is sparse; it must be dense")
     culprit = first_non_finite(list(grads.values()))
     if culprit is not None:
-        raise ValueError(f"the gradient of {name(list(grads)[culprit])} is not finite")
+        raise ValueError(f"the gradient of {name(list(grads)[culprit])} is not finite{advice}")
 
 
 def first_non_finite(parts: list[Tensor]) -> int | None:

@@ -1,6 +1,6 @@
 """Natural-gradient descent for matrix-normal posteriors: steps measured by the distribution they change."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from .._checks import instance, number, positive_float, positive_int
 from ..layers import BayesianLayer, bayesian_layers
+from ._gathering import gathered
 from ._gradient_checks import check_gradients, first_non_finite
 
 
@@ -30,8 +31,8 @@ class NaturalGradient(Optimizer):
     For a conjugate model (linear regression with known noise) ``lr=1`` comes within 0.01 nat of the evidence in about
     ten steps. With minibatches the rates must average noise: for some thousand steps start with lr=0.3, momentum=0.9,
     second_moment=0.99 and covariance_lr=0.08, or with 0.03 for both rates without second_moment, and let a scheduler
-    end them near 0. A mean that runs away, or a gradient that is not finite, asks for smaller rates; a loss that hardly
-    moves, for ``num_data``.
+    end them near 0. A mean that runs away, or a gradient that is not finite, asks for second_moment, or else for rates
+    ten times smaller; a loss that hardly moves, for ``num_data``.
 
     Stepped are the means and covariances of layers whose family is ``MatrixNormal`` or ``Diagonal``, with ``Dense``,
     ``Diagonal`` and ``BlockDiagonal`` factors and ``Kronecker`` products of those. All else (biases, other layers,
@@ -140,14 +141,14 @@ class NaturalGradient(Optimizer):
                 p.copy_(value)
             self.state.clear()
             self.state.update(states)
-            raise ValueError(f"the step overflows: {error}; a smaller learning rate or num_data may help") from error
+            raise ValueError(f"the step overflows: {error}{self._advice()}") from error
         return loss
 
     def _check(self, parameters: list[nn.Parameter]) -> None:
         current = {p for layer in self._layers for p in (layer.weight, *_covariance_parameters(layer))}
         if current != {*parameters}:
             raise ValueError("the model's parameters were replaced since NaturalGradient was made; make it anew")
-        check_gradients(parameters, self._name)
+        check_gradients(parameters, self._name, self._advice())
         for layer in self._layers:
             for part, _ in layer.posterior.natural_parts():
                 missing = [p for p in part.parameters() if p.grad is None]
@@ -200,6 +201,16 @@ class NaturalGradient(Optimizer):
         change = layer.masked(layer.posterior.unwhitened(step).view_as(layer.weight))
         layer.weight.sub_(change, alpha=group["lr"])
 
+    def _advice(self) -> str:
+        """What helps where the means or covariances run away: the end of an error message."""
+        means, given = self._group("means"), [f"{group['name']} {group['lr']:g}" for group in self.param_groups]
+        shorter = "" if means["second_moment"] else "second_moment=0.99, which shortens steps of large gradients, or "
+        return (
+            f"; nothing was changed. If inputs and targets are finite, what helps is {shorter}ten times smaller rates "
+            f"(now {', '.join(given)}) and larger batches; num_data={means['num_data']} must be what the loss was "
+            "divided by"
+        )
+
     def _group(self, name: str) -> dict[str, Any]:
         return next(group for group in self.param_groups if group["name"] == name)
 
@@ -207,11 +218,16 @@ class NaturalGradient(Optimizer):
         return self._names[parameter]
 
 
-def other_parameters(model: nn.Module) -> list[nn.Parameter]:
+def other_parameters(model: nn.Module | Sequence[nn.Module | nn.Parameter]) -> list[nn.Parameter]:
     """The parameters of ``model`` that :class:`NaturalGradient` leaves to another optimiser, in the model's order.
 
     The list is empty where it steps them all; there is no need of another optimiser then, and torch's refuse it.
+
+    Args:
+        model: the model, or a list of it and what else trains, as for :func:`parameter_groups`: a likelihood, an ELBO
+            that holds one, single parameters.
     """
+    model = gathered(model)
     own = {p for layer in _natural_layers(model) for p in (layer.weight, *_covariance_parameters(layer))}
     return [p for p in model.parameters() if p not in own]
 

@@ -1,18 +1,24 @@
 """Parameter groups for a torch optimiser, with learning rates that suit a posterior's parameters."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from .._checks import instance, positive_float
+from .._checks import positive_float
 from ..covariance import Factor
 from ..likelihoods import Likelihood
 from ..posteriors import Posterior
 from ..priors import Prior
+from ._gathering import FreeParameters, gathered
 
 
 def parameter_groups(
-    model: nn.Module, lr: float = 1e-3, *, log_diagonals: float = 1.0, off_diagonals: float = 0.03
+    model: nn.Module | Sequence[nn.Module | nn.Parameter],
+    lr: float = 1e-3,
+    *,
+    log_diagonals: float = 1.0,
+    off_diagonals: float = 0.03,
 ) -> list[dict[str, Any]]:
     """Torch parameter groups: means and other parameters, log- and off-diagonals of factors, priors, likelihoods.
 
@@ -24,8 +30,9 @@ def parameter_groups(
     that is given rates needs one for each group: a single number sets all groups to it.
 
     Args:
-        model: any module, or a ModuleList of the model and an ELBO with a likelihood; convert it first, since an
-            optimiser only steps the parameters that it was made with.
+        model: any module, or a list of all that trains together: modules, such as the model and its likelihood or the
+            ELBO that holds it, and single parameters, which count as a likelihood's. What is in none of them never
+            trains. Convert the model first, since an optimiser only steps the parameters that it was made with.
         lr: rate of means, biases and everything else that is no posterior covariance.
         log_diagonals: ratio to ``lr`` of the logarithms of scales, those that a factor or posterior names in its
             ``log_scales``.
@@ -36,14 +43,20 @@ def parameter_groups(
         A list of dicts with "params", "lr" and "name", and "weight_decay" in all but "means", for a torch optimiser;
         empty groups are left out.
 
+    Raises:
+        TypeError, ValueError: ``model`` is something else, or a rate is not a positive number.
+
     Example:
         >>> groups = mnvi.parameter_groups(model, lr=1e-3)
         >>> rates = [group["lr"] for group in groups]  # before a schedule changes them
         >>> optimiser = torch.optim.Adam(groups)
         >>> schedule = OneCycleLR(optimiser, max_lr=[10 * rate for rate in rates], total_steps=1_000)
         >>> average = SWALR(optimiser, swa_lr=[0.5 * rate for rate in rates])
+        >>> torch.optim.Adam(mnvi.parameter_groups([model, likelihood], lr=1e-3))  # a learnt noise trains, too
     """
-    instance("model", model, nn.Module)
+    if isinstance(lr, (nn.Module, nn.Parameter)):
+        raise TypeError(f"lr must be a number, got a {type(lr).__name__}; what trains together is one list: [model, …]")
+    model = gathered(model)
     rates = {"means": positive_float("lr", lr)}
     rates["log_diagonals"] = lr * positive_float("log_diagonals", log_diagonals)
     rates["off_diagonals"] = lr * positive_float("off_diagonals", off_diagonals)
@@ -53,7 +66,7 @@ def parameter_groups(
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, Prior):
                 kinds[parameter] = "priors"
-            elif isinstance(module, Likelihood):
+            elif isinstance(module, (Likelihood, FreeParameters)):
                 kinds[parameter] = "likelihoods"
             elif isinstance(module, (Factor, Posterior)):
                 kinds[parameter] = "log_diagonals" if name in module.log_scales else "off_diagonals"

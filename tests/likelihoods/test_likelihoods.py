@@ -30,6 +30,7 @@ pytestmark = [
 ]
 
 DRAWS, NUM, WIDTH = 5, 4, 3
+T = torch.zeros
 SCALES = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
 SHIFTS = torch.tensor([1.0, -2.0, 30.0], dtype=torch.float64)
 
@@ -373,6 +374,94 @@ def test_targets_without_a_density_are_refused(case):
         likelihood(case.outputs(()), wrong)
 
 
+LOGITS = torch.zeros(9, 10, dtype=torch.float64)
+CLASS = torch.arange(9)
+
+
+def changed(target, *pairs):
+    target = target.clone()
+    for row, value in pairs:
+        target[row] = value
+    return target
+
+
+MISFITS = {  # likelihood, output, target, error, message
+    "beyond": (
+        Categorical(),
+        LOGITS,
+        changed(CLASS, (3, 10)),
+        ValueError,
+        r"label 10 at row 3; .* 10 classes, 0\.\.9$",
+    ),
+    "from 1": (Categorical(), LOGITS[:, :9], CLASS + 1, ValueError, "label 9 at row 8.*begin at 1, subtract 1"),
+    "negative": (
+        Categorical(),
+        LOGITS,
+        changed(CLASS, (2, -1), (5, -1)),
+        ValueError,
+        r"label -1 at rows 2, 5;.*ignore_index",
+    ),
+    "many": (
+        Categorical(),
+        LOGITS,
+        changed(CLASS, *((row, 20 + row) for row in (0, 2, 4, 5, 8))),
+        ValueError,
+        r"label 20, 22, 24, … at rows 0, 2, 4 and 2 more;",
+    ),
+    "beside unobserved": (
+        Categorical(),
+        LOGITS,
+        changed(CLASS, (0, -100), (7, 12)),
+        ValueError,
+        r"label 12 at row 7; the model returns 10 classes, 0\.\.9$",
+    ),
+    "of an image": (
+        Categorical(dim=1),
+        torch.zeros(4, 3, 2, 2),
+        changed(torch.zeros(4, 2, 2, dtype=torch.uint8), ((2, 1, 0), 255)),
+        ValueError,
+        "label 255 at row 2;.*ignore_index",
+    ),
+    "floats": (Categorical(), LOGITS, CLASS.double(), TypeError, r"float64; whole numbers.*target\.long\(\)"),
+    "truths": (Categorical(), LOGITS, CLASS > 3, TypeError, "bool$"),
+    "probabilities": (Categorical(), LOGITS, LOGITS.softmax(-1), ValueError, r"target\.argmax\(-1\) fits"),
+    "one-hot images": (
+        Categorical(dim=1),
+        torch.zeros(4, 3, 2, 2),
+        torch.zeros(4, 3, 2, 2),
+        ValueError,
+        r"target\.argmax\(1\) fits",
+    ),
+    "column of labels": (Categorical(), LOGITS, CLASS[:, None], ValueError, r"target\.squeeze\(-1\) fits"),
+    "column": (Gaussian(), T(9), T(9, 1), ValueError, r"\(9,\).*\(9, 1\); target\.squeeze\(-1\) fits"),
+    "vector": (Gaussian(), T(9, 1), T(9), ValueError, r"\(9, 1\).*\(9,\); target\.unsqueeze\(-1\) fits"),
+    "another length": (Gaussian(), T(9, 1), T(8, 1), ValueError, r"\(9, 1\).*\(8, 1\)$"),
+    "array": (Gaussian(), T(9), T(9).numpy(), TypeError, r"torch\.as_tensor\(target\)"),
+    "nothing": (Gaussian(), T(0), T(0), ValueError, "no examples"),
+    "NaN": (Gaussian(), T(9), changed(T(9), (1, math.nan), (6, math.inf)), ValueError, "got inf, nan at rows 1, 6$"),
+    "no truth": (Bernoulli(), T(9), changed(T(9), (4, 0.5)), ValueError, "0 or 1 everywhere, got 0.5 at row 4$"),
+    "no count": (Poisson(), T(9), changed(T(9), (4, -1.0)), ValueError, "counts.*got -1.0 at row 4$"),
+    "one example": (Categorical(), LOGITS[0], CLASS[0], ValueError, r"x\[None\]"),
+}
+
+
+@cases("row", MISFITS)
+def test_targets_that_do_not_fit_are_named_by_their_rows(row):
+    likelihood, output, target, error, message = row
+    with pytest.raises(error, match=message):
+        likelihood(output, target)
+
+
+def test_rows_are_named_inside_a_gradient_too():
+    with pytest.raises(ValueError, match="label 10 at row 3"):
+        torch.func.grad(lambda logits: Categorical()(logits, changed(CLASS, (3, 10))))(LOGITS)
+
+
+def test_the_deviation_of_one_target_is_explained():
+    with pytest.raises(ValueError, match="of one example is NaN, of equal targets 0"):
+        Standardized(Gaussian(), 0.0, torch.tensor([math.nan]))
+
+
 # What an example is ---------------------------------------------------------------------------------------------------
 
 
@@ -441,7 +530,6 @@ def test_a_pair_and_its_concatenation_are_the_same():
     assert_close(HeteroscedasticGaussian(log_variance=True)((mean, 2 * log_scale), y), expected)
 
 
-T = torch.zeros
 UNFIT = {
     "no class dimension": (Categorical(), T(5), ValueError, r"\(5,\).*Bernoulli"),
     "one logit": (Categorical(), T(5, 1), ValueError, "Bernoulli"),
@@ -583,14 +671,32 @@ def test_no_noise_has_no_density():
             call()
 
 
-def test_no_noise_has_no_entropy_and_all_information_is_about_the_function():
+@pytest.mark.parametrize("scale", [0.0, torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0])])
+def test_no_noise_has_no_entropy_and_no_finite_information(scale):
     outputs = torch.randn(3, 5)
     outputs[:, 0] = 1.0
-    p = Gaussian(0.0).prediction(outputs)
+    p = Gaussian(scale).prediction(outputs)
     assert (p.expected_entropy == -math.inf).all()
-    assert p.mutual_information.tolist() == [0.0] + [math.inf] * 4
+    assert p.mutual_information is None
     assert p.predictive_entropy[0] == -math.inf
     assert_close(p.predictive_entropy[1:], td.Normal(0.0, outputs[:, 1:].std(0, correction=0)).entropy())
+
+
+def test_one_output_without_noise_leaves_no_finite_information():
+    assert Gaussian(torch.tensor([0.0, 1.0])).prediction(torch.randn(3, 4, 2)).mutual_information is None
+    assert Standardized(Gaussian(0.0), 1.0, 2.0).prediction(torch.randn(3, 4)).mutual_information is None
+
+
+@pytest.mark.parametrize("kind", [Gaussian, StudentT])
+def test_a_known_scale_that_requires_grad_warns_that_it_does_not_train(kind):
+    noise = nn.Parameter(torch.zeros(()))
+    with pytest.warns(UserWarning, match=rf"does not train.*{kind.__name__}\(\) learns one") as caught:
+        likelihood = kind(scale=noise.exp())
+    assert caught[0].filename == __file__
+    assert not likelihood.scale.requires_grad
+    with torch.no_grad():
+        kind(scale=noise.exp())
+    kind(scale=noise.exp().detach())
 
 
 BAD = {

@@ -421,6 +421,32 @@ def test_a_step_that_overflows_changes_nothing():
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
+def changed_gradient(net, value):
+    backward(net)
+    net[0].weight.grad[1, 2] = value
+    return copy.deepcopy(net.state_dict())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e306])
+def test_a_step_that_cannot_be_taken_says_what_helps(value):
+    net = model()
+    before = changed_gradient(net, value)
+    with pytest.raises(ValueError, match=r"0\.weight") as raised:
+        NaturalGradient(net, lr=0.3, covariance_lr=0.08, num_data=500).step()
+    text = str(raised.value)
+    assert "second_moment=0.99" in text
+    assert "ten times smaller rates (now means 0.3, covariances 0.08)" in text
+    assert "num_data=500 must be what the loss was divided by" in text
+    assert all(torch.equal(net.state_dict()[key], value) for key, value in before.items())
+
+
+def test_a_second_moment_that_is_there_is_not_advised():
+    net = model()
+    changed_gradient(net, float("nan"))
+    with pytest.raises(ValueError, match="what helps is ten times smaller rates"):
+        NaturalGradient(net, second_moment=0.9).step()
+
+
 def test_what_cannot_be_stepped_is_refused():
     net = model()
     optimiser = NaturalGradient(net)

@@ -117,6 +117,63 @@ def test_schedules_with_a_rate_for_each_group_keep_the_ratios(schedule):
     assert len(seen) > 3
 
 
+MODEL, NOISE = mlp(), nn.Parameter(torch.zeros(2))
+BESIDE = {
+    "a likelihood": (lambda: mnvi.likelihoods.Gaussian(), ["likelihoods"]),
+    "an objective": (lambda: ELBO(5, likelihood=mnvi.likelihoods.StudentT(shape=(2,))), ["likelihoods"]),
+    "a parameter": (lambda: NOISE, ["likelihoods"]),
+    "a network": (lambda: nn.Linear(3, 2), ["means", "means"]),
+    "a part of the model": (lambda: MODEL[0], []),
+    "a parameter of the model": (lambda: MODEL[0].weight, []),
+    "an objective without a likelihood": (lambda: ELBO(5), []),
+}
+
+
+@cases("row", BESIDE)
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_groups_of_what_trains_together(row, kind):
+    """The groups of the model alone, with each parameter beside it once, where it belongs."""
+    beside, kinds = row[0](), row[1]
+    groups = mnvi.parameter_groups(kind([MODEL, beside]), lr=0.5, off_diagonals=0.1)
+    own = {p for group in mnvi.parameter_groups(MODEL) for p in group["params"]}
+    names = {p: group["name"] for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    assert [name for p, name in names.items() if p not in own] == kinds
+    assert {p: names[p] for p in own} == {
+        p: group["name"] for group in mnvi.parameter_groups(MODEL) for p in group["params"]
+    }
+    for group in groups:
+        assert group["lr"] == (0.05 if group["name"] == "off_diagonals" else 0.5)
+        assert ("weight_decay" in group) == (group["name"] != "means")
+    others = mnvi.other_parameters(kind([MODEL, beside]))
+    assert [p for p in others if p not in own] == [p for p in names if p not in own]
+    assert [p for p in others if p in own] == mnvi.other_parameters(MODEL)
+
+
+NO_MODELS = {
+    "parameters": lambda: MODEL.parameters(),
+    "a list of parameters": lambda: [*MODEL.parameters()],
+    "a parameter": lambda: NOISE,
+    "names": lambda: [MODEL, "likelihood"],
+    "a tensor": lambda: [MODEL, torch.zeros(2)],
+    "nothing": lambda: [],
+    "groups": lambda: [MODEL, {"params": [NOISE]}],
+}
+
+
+@cases("made", NO_MODELS)
+@pytest.mark.parametrize("function", [mnvi.parameter_groups, mnvi.other_parameters])
+def test_what_has_no_model_is_refused(made, function):
+    with pytest.raises(TypeError, match="model must be"):
+        function(made())
+
+
+@pytest.mark.parametrize("second", [mnvi.likelihoods.Gaussian(), NOISE])
+def test_a_second_module_in_the_place_of_the_rate_is_explained(second):
+    with pytest.raises(TypeError, match=rf"lr must be a number, got a {type(second).__name__}; .*one list"):
+        mnvi.parameter_groups(MODEL, second)
+
+
 def test_the_scale_of_a_likelihood_is_a_group_of_its_own_without_decay():
     model = mnvi.Sequential(MNLinear(3, 2))
     elbo = mnvi.ELBO(10, likelihood=mnvi.likelihoods.Gaussian())
