@@ -1,6 +1,6 @@
 """The trainer: a posterior, or many at once, from data and a likelihood; held-out data choose the weight of the KL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 from ._checks import number, positive_float, positive_int
 from ._fitting.examples import examples
 from ._fitting.history import History
+from ._fitting.job import Job
 from ._fitting.likelihoods import likelihoods
 from ._fitting.members import Objective
-from ._fitting.job import Job
 from ._fitting.trial import Plan
 from .layers import bayesian_layers
 from .likelihoods import Likelihood
@@ -78,7 +78,7 @@ def fit(
         A :class:`History`. Its ``likelihood`` is what ``predict`` takes.
 
     Raises:
-        ValueError, TypeError: an argument or the data do not fit, before anything is changed; or the loss is not finite.
+        ValueError, TypeError: an argument or the data do not fit, before anything is changed; or a loss is not finite.
 
     Warns:
         UserWarning: the KL has not settled at the end.

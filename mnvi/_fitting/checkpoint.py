@@ -1,4 +1,4 @@
-"""The file of a fit: written in one step, so that a kill leaves the old one or the new, and loaded only where it fits."""
+"""The file of a fit: written in one step, so that a kill leaves the old or the new, and loaded only where it fits."""
 
 import os
 import time

@@ -69,8 +69,8 @@ class History:
         """Warn of a KL that has not settled."""
         if not self.settled:
             warnings.warn(
-                f"the KL still changed by {100 * self.kl_change:.0f} % over the last quarter of the epochs: the posterior "
-                "has not converged; more epochs help",
+                f"the KL still changed by {100 * self.kl_change:.0f} % over the last quarter of the epochs: "
+                "the posterior has not converged; more epochs help",
                 stacklevel=3,
             )
 

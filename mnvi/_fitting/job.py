@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,8 +54,8 @@ class Job:
         count = round(self.share * self.data.size) if self.chooses and self.held is None else 0
         if self.chooses and self.held is None and not 0 < count < self.data.size:
             raise ValueError(
-                f"validation={self.share:g} of {self.data.size} examples holds out {count}, and leaves nothing to choose "
-                "kl_weight and epochs by: hold out more, or give one number of each"
+                f"validation={self.share:g} of {self.data.size} examples holds out {count}, which cannot choose among "
+                f"{len(self.weights)} kl_weight and {len(self.lengths)} epochs: give another share, or one number of each"
             )
         self.out, self.rest = order[:count], order[count:].sort().values
         settings = {**asdict(self.plan), "kl_weight": list(self.weights), "epochs": list(self.lengths)}
