@@ -38,13 +38,11 @@ def fitted(model: nn.Module, training: Training, structure: str):
     """The package's own object, of a copy of ``model``."""
     if training.likelihood != "categorical":
         raise ValueError(f'the likelihood must be "categorical", got {training.likelihood!r}')
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, from linear_operator
-        package = import_module("laplace")
     options = {"subset_of_weights": "last_layer", "hessian_structure": structure}
-    posterior = package.Laplace(copy.deepcopy(model).eval(), "classification", **options)
-    posterior.fit(DataLoader(TensorDataset(*training.data), training.batch_size))
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
         warnings.filterwarnings("ignore", "By default `link_approx`", UserWarning)  # which draws do not need
+        posterior = import_module("laplace").Laplace(copy.deepcopy(model).eval(), "classification", **options)
+        posterior.fit(DataLoader(TensorDataset(*training.data), training.batch_size))
         posterior.optimize_prior_precision(method="marglik")
     return posterior

@@ -46,9 +46,9 @@ def noise(pixels: Tensor, strength: int) -> Tensor:
 
 
 def blur(pixels: Tensor, strength: int) -> Tensor:
-    """A Gaussian filter with a standard deviation of 0.015 times the strength, in heights of the image."""
-    scale = 0.015 * strength * pixels.shape[-2]
-    radius = max(1, math.ceil(3 * scale))
+    """A Gaussian filter with a standard deviation of 0.25 + 0.25·strength pixels, cut at three of them."""
+    scale = 0.25 + 0.25 * strength
+    radius = math.ceil(3 * scale)
     line = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=pixels.dtype) / scale).square())
     kernel = torch.outer(line, line) / line.sum().square()
     channels = pixels.shape[1]
