@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
+import torch
 from torch import Tensor, nn
 
 import mnvi
@@ -132,9 +133,8 @@ def bayesian(contest: Contest, posterior: PosteriorSpec, wide: PosteriorSpec) ->
     contest.training.fit(model, **({} if contest.kl_weight is None else {"kl_weight": contest.kl_weight}))
 
     def draws(x: Tensor) -> Tensor:  # one at a time: batched convolutions of different weights are slower on a CPU
-        logits = mnvi.predict(model, x, contest.draws, chunk_size=1).draws
-        assert isinstance(logits, Tensor)
-        return logits
+        with mnvi.sampling(model):
+            return torch.stack([model(x) for _ in range(contest.draws)])
 
     return draws
 

@@ -171,6 +171,7 @@ def test_the_table_has_means_and_deviations_over_seeds():
 # The program ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_epoch_of_everything_goes_on_where_it_was(tmp_path, monkeypatch):
     out = ["--out", str(tmp_path)]
     first = comparison.main([*TINY, *out, "--methods", "plain"])
