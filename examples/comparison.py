@@ -41,7 +41,7 @@ class Settings:
     shifted: int = option(
         None, "images of each corruption, and of no known class (default: 180 of digits, else 1000)", 10
     )
-    epochs: int = option(None, "of the first training, and of the second one (default: 15 for digits, else 4)", 1)
+    epochs: int = option(None, "of the first training, and of the second one (default: 12 for digits, else 4)", 1)
     batch_size: int = option(None, "images a step (default: 32 for digits, else 128)", 1)
     lr: float = option(1e-3, "first learning rate of Adam", 1e-12)
     kl_weight: float = option(None, "of the Bayesian networks (default: that of mnvi.fit)", 0)
@@ -66,7 +66,7 @@ class Settings:
         return [name for name in METHODS if name in wanted]
 
 
-DIGITS = {"held_out": 300, "shifted": 180, "epochs": 15, "batch_size": 32, "draws": 32, "seeds": 1}
+DIGITS = {"held_out": 300, "shifted": 180, "epochs": 12, "batch_size": 32, "draws": 32, "seeds": 1}
 OTHERS = {"held_out": 2000, "shifted": 1000, "epochs": 4, "batch_size": 128, "draws": 64, "seeds": 5}
 NOT_OF_THE_RESULT = ("methods", "seeds", "threads", "out")
 COLUMNS = {"block-diagonal": BlockDiagonal(196), "kronecker": Kronecker(), "low-rank": LowRank(10), "dense": Dense()}
