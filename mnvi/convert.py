@@ -70,7 +70,7 @@ def to_bayesian(
     check_layer_arguments(posterior, prior, estimator)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module object, got {model!r}")
-    posterior = posterior or posteriors.MatrixNormal()
+    posterior = posterior or posteriors.BySize()
     skip, only = _names(skip), None if only is None else _names(only)
     chosen = _choose(model, skip, only)
     refuse_tied(model, chosen, "a weight cannot be drawn in one place and be another, or its mean, in the other")

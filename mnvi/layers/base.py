@@ -180,7 +180,7 @@ def build_parts(
     options = {"device": weight.device, "dtype": weight.dtype}
     shape = (matrix.shape[0], matrix.shape[1])
     made_prior = (prior or priors.Normal()).build(shape, **options)
-    spec: Any = posterior or posteriors.MatrixNormal()
+    spec: Any = posterior or posteriors.BySize()
     made_posterior = spec.build(shape, split=column_split(weight), **options)
     made_posterior.set_scale_(scale)
     return made_prior, made_posterior

@@ -17,10 +17,9 @@ from torch.distributions import Distribution
 
 from .._deprecation import warn_renamed
 from .._torch.dtypes import Device
-from ..covariance.base import NaturalPart, Split
+from ..covariance.base import Convolve, NaturalPart, Split
 
 Noise = tuple[Tensor, ...]
-Convolve = Callable[[Tensor, Tensor], Tensor]
 Spread = Callable[[Tensor], Tensor]
 
 
@@ -177,9 +176,3 @@ class Posterior(nn.Module, ABC):
         warn_renamed("Posterior.entropy()", "layer.distribution().entropy(), the exact one")
         n, p = self.shape
         return 0.5 * n * p * (1 + math.log(2 * math.pi)) + self.log_volume()
-
-
-def safe_sqrt(variance: Tensor) -> Tensor:
-    """√variance, with gradient 0 instead of ∞ where the variance is 0 (an all-zero input has no noise)."""
-    positive = variance > 0
-    return torch.where(positive, variance, 1).sqrt() * positive
