@@ -17,6 +17,7 @@ buffers, gradients and Adam's moments; the peak adds to what lies there before a
 import copy
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ LIMITS = {"step": 3.0, "memory": 2.5}  # beside the plain network
 
 def mlp(*sizes: int) -> nn.Module:
     layers: list[nn.Module] = []
-    for n, p in zip(sizes, sizes[1:], strict=False):
+    for n, p in pairwise(sizes):
         layers += [nn.Linear(n, p), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

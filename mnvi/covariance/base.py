@@ -37,6 +37,10 @@ class FactorSpec(ABC):
     def num_parameters(self, size: int, split: Split | None = None) -> int:
         """How many numbers the module will hold, without allocating them."""
 
+    def multiply_adds(self, size: int, split: Split | None = None) -> int:
+        """About how many multiplications the product of F and one vector takes: one for every number held."""
+        return self.num_parameters(size, split)
+
 
 @runtime_checkable
 class NaturalPart(Protocol):

@@ -158,7 +158,10 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
         raise NotImplementedError(f"{type(self).__name__} has no _deviation()")
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, estimator={self.estimator!r}"
+        return f"{super().extra_repr()}, {self._posterior_repr()}"
+
+    def _posterior_repr(self) -> str:
+        return f"posterior={self.posterior.described()}, estimator={self.estimator!r}"
 
 
 def _of_type(dtype: torch.dtype, *values: Any) -> list[Any]:

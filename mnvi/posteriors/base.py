@@ -42,6 +42,13 @@ class PosteriorSpec(ABC):
     def num_parameters(self, shape: tuple[int, int], split: Split | None = None) -> int:
         """How many numbers the module will hold, without allocating them."""
 
+    def multiply_adds(self, shape: tuple[int, int], split: Split | None = None, *, outputs: int | None = None) -> int:
+        """About how many multiplications one draw of the weight takes, or of so many ``outputs`` by the local estimator.
+
+        A family that does not say has as many as the weight has numbers.
+        """
+        return (outputs or 1) * shape[0] * shape[1]
+
 
 class Posterior(nn.Module, ABC):
     """The deviation W − M of an (n, p) weight from its mean, a Gaussian of mean zero. M is the layer's ``weight``.
@@ -163,6 +170,10 @@ class Posterior(nn.Module, ABC):
     def _without(self, method: str, user: str) -> NotImplementedError:
         return NotImplementedError(f"{type(self).__name__} has no {method}(), which {user} needs")
 
+    def described(self) -> str:
+        """The family and its factors, such as ``"MatrixNormal(Dense(), Diagonal())"``."""
+        return _described(self)
+
     def extra_repr(self) -> str:
         return f"shape={self.shape}"
 
@@ -176,3 +187,8 @@ class Posterior(nn.Module, ABC):
         warn_renamed("Posterior.entropy()", "layer.distribution().entropy(), the exact one")
         n, p = self.shape
         return 0.5 * n * p * (1 + math.log(2 * math.pi)) + self.log_volume()
+
+
+def _described(part: nn.Module) -> str:
+    name = type(part).__name__.removesuffix("Posterior").removesuffix("Factor")
+    return f"{name}({', '.join(map(_described, part.children()))})"

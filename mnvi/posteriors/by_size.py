@@ -47,6 +47,9 @@ class BySize(PosteriorSpec):
     def num_parameters(self, shape: tuple[int, int], split: Split | None = None) -> int:
         return self.family(shape).num_parameters(shape, split)
 
+    def multiply_adds(self, shape: tuple[int, int], split: Split | None = None, *, outputs: int | None = None) -> int:
+        return self.family(shape).multiply_adds(shape, split, outputs=outputs)
+
 
 def _factor(side: int, numbers: int) -> FactorSpec:
     return Dense() if side <= LARGEST and side**2 <= SHARE * numbers else Diagonal()

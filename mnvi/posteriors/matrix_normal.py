@@ -44,6 +44,10 @@ class MatrixNormal(PosteriorSpec):
     def num_parameters(self, shape: tuple[int, int], split: Split | None = None) -> int:
         return self.row.num_parameters(shape[0]) + self.column.num_parameters(shape[1], split)
 
+    def multiply_adds(self, shape: tuple[int, int], split: Split | None = None, *, outputs: int | None = None) -> int:
+        row, column = self.row.multiply_adds(shape[0]), self.column.multiply_adds(shape[1], split)
+        return shape[0] * column + shape[1] * row if outputs is None else outputs * (row + column)
+
 
 class MatrixNormalPosterior(Posterior):
     """Cov = (A Aᵀ) ⊗ (B Bᵀ) with factors A = ``row`` and B = ``column``.
