@@ -21,11 +21,10 @@ def search(cuts: Sequence[Cut], fits: Callable[[list[float]], bool]) -> list[flo
     found = [0.0] * len(cuts)
     together = _ordered(cuts, found)
     n = len(together)
-    factors = together[(n - n ** (1 - _shares(COMMON))).round().long().clamp(0, n - 1)] if n else together
-    found = _raised(found, range(len(cuts)), factors, fits)
+    found = _raised(found, range(len(cuts)), together, n - n ** (1 - _shares(COMMON)), fits)
     for i in sorted(range(len(cuts)), key=lambda i: -cuts[i].layer.weight.numel()):
         left = _ordered([cuts[i]], [found[i]])
-        found = _raised(found, [i], left[(len(left) * _shares(SINGLE)).long()] if len(left) else left, fits)
+        found = _raised(found, [i], left, len(left) * _shares(SINGLE), fits)
     return found
 
 
@@ -41,10 +40,13 @@ def _shares(count: int) -> Tensor:
 
 
 def _raised(
-    start: list[float], which: Sequence[int], candidates: Tensor, fits: Callable[[list[float]], bool]
+    start: list[float], which: Sequence[int], scores: Tensor, ranks: Tensor, fits: Callable[[list[float]], bool]
 ) -> list[float]:
-    """``start`` with the thresholds ``which`` at the candidate up to which a bisection finds that they fit."""
-    values = [value for value in candidates.unique().tolist() if value > max(start[i] for i in which)]
+    """``start`` with the thresholds ``which`` at the score up to which a bisection over ``ranks`` finds that they fit.
+
+    The lowest score of all is no candidate: nothing is below it.
+    """
+    values = scores[ranks.round().long().clamp(1, len(scores) - 1).unique()].tolist() if len(scores) > 1 else []
     best, low, high = start, 0, len(values)  # values[:low] fit
     while low < high:
         middle = (low + high) // 2

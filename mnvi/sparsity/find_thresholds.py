@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import instance, number, one_of
+from .._checks import instance, number
 from .._progress import Progress
 from ..likelihoods import Likelihood
 from ._bisection import EVALUATIONS, search
+from ._calls import in_eval_mode, output_layer
 from ._cuts import Cut, Score, find_cuts, kinds_of
-from ._held_out import MEASURES, HeldOut, has_classes, in_eval_mode, likelihood_of, output_layer
+from ._held_out import HeldOut
+from ._measures import likelihood_of, measure_of
 from .scores import signal_to_noise
 from .thresholds import LayerThreshold, Thresholds
 
@@ -63,7 +65,7 @@ def find_thresholds(
     instance("model", model, nn.Module)
     kinds = kinds_of(groups)
     likelihood = copy.deepcopy(likelihood_of(likelihood))
-    measure = _measure(measure, likelihood)
+    measure = measure_of(measure, likelihood)
     allowance = None if loss is None else number("loss", loss, 0)
     with torch.no_grad(), in_eval_mode(model), Progress("prune", None) as progress:
         cuts = find_cuts(model, kinds, score, skip)
@@ -75,19 +77,6 @@ def find_thresholds(
     rows = tuple(_described(cut, threshold) for cut, threshold in zip(cuts, found, strict=True))
     numbers = trials.before, trials.after, trials.allowed, len(trials.losses), trials.count
     return Thresholds(rows, measure, *numbers, outputs, score)
-
-
-def _measure(measure: str | None, likelihood: Likelihood) -> str:
-    """The measure that is meant, if the likelihood has it."""
-    if measure is None:
-        measure = "error" if has_classes(likelihood) else "nll"
-    one_of("measure", measure, MEASURES)
-    name = type(likelihood).__name__
-    if measure == "error" and not has_classes(likelihood):
-        raise ValueError(f'measure="error" needs classes, which {name} does not have; use "nll"')
-    if measure == "nll" and not likelihood.has_density:
-        raise ValueError(f"a {name} likelihood without noise has no NLL; give it a scale")
-    return measure
 
 
 def _without_outputs(cuts: list[Cut], last: nn.Module | None) -> tuple[list[Cut], str | None]:
