@@ -1,7 +1,6 @@
 """The trainer: a posterior, or many at once, from data and a likelihood; held-out data choose the weight of the KL."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from ._fitting.trial import Plan
 from .layers import bayesian_layers
 from .likelihoods import Likelihood
 
-KL_WEIGHTS = (1.0, 0.3, 0.1, 0.03, 0.01)
-STEPS = 2000  # about so many are taken where the number of epochs is not given
+KL_WEIGHTS = (1.0, 0.1, 0.03, 0.01, 0.003)
+STEPS = 1000  # about so many are taken where the number of epochs is not given,
+REAL_STEPS = 10_000  # and of real targets, which give a gradient to the end, so many
 BATCH_SIZE = 128
 
 
@@ -64,11 +64,12 @@ def fit(
         likelihood: an object of :mod:`mnvi.likelihoods`, trained in place, or its short name: ``"categorical"``,
             ``"bernoulli"``, ``"poisson"``, and, with targets standardised and a learnt scale, ``"gaussian"``,
             ``"student_t"``, ``"heteroscedastic_gaussian"``. Several models train a copy each but the first.
-        epochs: passes over the data; several to choose from; by default as many as make 2,000 steps, at least 10.
+        epochs: passes over the data; several to choose from; by default as many as make 1,000 steps, for
+            real targets 10,000, at least 10.
         batch_size: examples a step; by default 128; a DataLoader has its own. A last batch of a single example, which
             batch norm refuses, joins the one before.
         lr: rate of means at the start; for others see :func:`mnvi.parameter_groups`.
-        kl_weight: w, or several to choose from; ``None``: 1, 0.3, 0.1, 0.03, 0.01.
+        kl_weight: w, or several to choose from; ``None``: 1, 0.1, 0.03, 0.01, 0.003.
         validation: the share of the data that is held out to choose, or data for that, then all of ``data`` are for
             training. Where there is nothing to choose, no share is held out; with 0 there must be nothing to choose.
         draws: of the weights, in each step.
@@ -114,12 +115,12 @@ def fit(
         warmup=number("warmup", warmup, 0, 1),
         seed=checked_seed(seed),
     )
-    plan = replace(plan, epochs=max(10, round(STEPS * min(plan.batch_size, found.size) / found.size)))
     bayesian = next(bayesian_layers(models[0]), None) is not None
     weights = _several("kl_weight", kl_weight, KL_WEIGHTS if bayesian else (0.0,), lambda name, w: number(name, w, 0))
-    lengths = _several("epochs", epochs, (plan.epochs,), positive_int)
+    lengths = None if epochs is None else _several("epochs", epochs, (), positive_int)
     with own_random_numbers(plan.seed, place):
         own = likelihoods(likelihood, found, len(models))
+        lengths = lengths or (_epochs(own[0], plan.batch_size, found.size),)
         objectives = [Objective(*each) for each in zip(models, own, strict=True)]
         job = Job(objectives, found, held, share, plan, weights, lengths, calibrate, compile, checkpoint)
         job.check()
@@ -130,6 +131,12 @@ def fit(
         each.eval()
     history.warn_unless_settled()
     return history
+
+
+def _epochs(likelihood: Likelihood, batch_size: int, examples: int) -> int:
+    """How many epochs make the steps that this likelihood needs, at least 10."""
+    steps = STEPS if likelihood.discrete else REAL_STEPS
+    return max(10, round(steps * min(batch_size, examples) / examples))
 
 
 def _several(name: str, given: Any, default: tuple, check: Callable[[str, Any], Any]) -> tuple:

@@ -16,12 +16,10 @@ from examples.baselines.ensemble import ensemble
 from examples.baselines.ivon import ivon
 from examples.baselines.laplace import last_layer
 from examples.baselines.mc_dropout import mc_dropout
-from mnvi.covariance import Dense, FactorSpec
 from mnvi.likelihoods import Categorical
-from mnvi.posteriors import Diagonal, MatrixNormal, PosteriorSpec
+from mnvi.posteriors import Diagonal, PosteriorSpec
 
 INSTALL = "pip install --no-deps -r examples/baselines/requirements.txt"
-WIDE = 2000  # inputs of a layer above which its columns have another factor than Dense
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,6 @@ class Contest:
         draws: of a prediction.
         members: of the ensemble.
         dropout: probability of MC dropout.
-        columns: factor of the matrix normal for the columns of layers with more than ``WIDE`` inputs.
         kl_weight: of the Bayesian networks; ``None``: that of :func:`mnvi.fit`.
     """
 
@@ -48,7 +45,6 @@ class Contest:
     draws: int = 64
     members: int = 5
     dropout: float = 0.25
-    columns: FactorSpec = Dense()  # noqa: RUF009  # immutable
     kl_weight: float | None = None
 
     @property
@@ -112,24 +108,19 @@ def _laplace(contest: Contest) -> Entry:
 
 
 def _diagonal(contest: Contest) -> Entry:
-    draws, seconds = timed(lambda: bayesian(contest, Diagonal(), Diagonal()))
+    draws, seconds = timed(lambda: bayesian(contest, Diagonal()))
     return Entry(draws, contest.seconds[0] + seconds, {"diagonal": 1.0})
 
 
 def _matrix_normal(contest: Contest) -> Entry:
-    draws, seconds = timed(lambda: bayesian(contest, MatrixNormal(), MatrixNormal(column=contest.columns)))
+    draws, seconds = timed(lambda: bayesian(contest, None))
     rows = {"matrix normal": 1.0, "matrix normal + temperature": contest.temperature(draws)}
     return Entry(draws, contest.seconds[0] + seconds, rows)
 
 
-def bayesian(contest: Contest, posterior: PosteriorSpec, wide: PosteriorSpec) -> Draws:
-    """The trained network made Bayesian, with the posterior ``wide`` for wide layers, and trained on."""
-    model = copy.deepcopy(contest.trained)
-    layers = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
-    large = [name for name, layer in layers.items() if layer.in_features > WIDE]
-    if large:
-        mnvi.to_bayesian(model, wide, only=large)
-    mnvi.to_bayesian(model, posterior, skip=large)
+def bayesian(contest: Contest, posterior: PosteriorSpec | None) -> Draws:
+    """The trained network made Bayesian and trained on; ``None`` is the default posterior."""
+    model = mnvi.to_bayesian(copy.deepcopy(contest.trained), posterior)
     contest.training.fit(model, **({} if contest.kl_weight is None else {"kl_weight": contest.kl_weight}))
 
     def draws(x: Tensor) -> Tensor:  # one at a time: batched convolutions of different weights are slower on a CPU

@@ -199,15 +199,13 @@ def test_every_method_has_draws_rows_and_a_cost(name):
     assert torch.equal(model[0].weight, before)
 
 
-def test_wide_layers_have_a_family_of_their_own():
-    training, wide = untrained(inputs=contest.WIDE + 1), mnvi.covariance.LowRank(2)
-    model = nn.Sequential(nn.Linear(contest.WIDE + 1, 3), nn.Linear(3, 3))
-    contest.METHODS["matrix-normal"].run(given(model, training, columns=wide, kl_weight=0.5))
-    [(converted, options)] = training.calls
-    first, second = converted
-    assert type(first.posterior.column) is not type(second.posterior.column)
-    assert sum(each.numel() for each in first.posterior.column.parameters()) == wide.num_parameters(contest.WIDE + 1)
-    assert options == {"kl_weight": 0.5}
+def test_families_and_the_weight_of_the_kl_are_those_of_the_method():
+    training, model = untrained(inputs=200), nn.Sequential(nn.Linear(200, 3), nn.Linear(3, 3))
+    for name, kind in (("matrix-normal", "MatrixNormalPosterior"), ("diagonal", "DiagonalPosterior")):
+        contest.METHODS[name].run(given(model, training, kl_weight=0.5))
+        converted, options = training.calls.pop()
+        assert [type(layer.posterior).__name__ for layer in converted] == [kind, kind]
+        assert options == {"kl_weight": 0.5}
 
 
 def test_a_package_that_is_not_installed_is_noticed():
