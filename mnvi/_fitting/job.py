@@ -20,7 +20,8 @@ from .models import Objective
 from .run import Run
 from .trial import Plan, Trial, pieces
 
-TRIAL = 0.5  # epochs of a trial beside those of the training that it stands for
+TRIAL = 0.5  # epochs of a trial of classes beside those of the training that it stands for; else as many: the longer
+# the training, the more of the noise in real targets is learnt by heart, and the trials say how much
 SMALL = 50_000  # parameters of a model up to which its copies, one for each weight of the KL, train in one vmap
 
 
@@ -105,7 +106,7 @@ class Job:
         tried = {(each.epochs, each.kl_weight) for each in run.judged}
         groups = self._groups()
         left = [(length, weights) for length in self.lengths for weights in groups if (length, weights[0]) not in tried]
-        of_trials = sum(self._steps(self.rest, _short(length)) for length, _ in left)
+        of_trials = sum(self._steps(self.rest, self._short(length)) for length, _ in left)
         run.expect(of_trials + self._steps(self.all, max(self.lengths)))
         for length, weights in left:
             self._try(run, length, weights)
@@ -125,7 +126,7 @@ class Job:
         seeds = [self.plan.seed + k for k in range(len(self.objectives)) for _ in weights]
         of_copies = list(weights) * len(self.objectives)
         data = self.data.repeated(len(weights))
-        plan = replace(self.plan, epochs=_short(epochs))
+        plan = replace(self.plan, epochs=self._short(epochs))
         trial = Trial(members(copies, compile=self.compile), of_copies, seeds, data, self.rest, plan)
         run.train(trial, "choosing")
         trial.members.write_back()
@@ -148,10 +149,10 @@ class Job:
     def _calibrate(self, run: Run, trial: Trial, chosen: list[Judged]) -> list[float]:
         """Widen the likelihoods as held-out data say."""
         widenings = [1.0] * len(self.objectives)
-        if self.calibrate and chosen:
-            widenings = [each.widening for each in chosen]
-        elif self.calibrate and self.held is not None:
+        if self.calibrate and self.held is not None:  # which the training has not seen
             widenings = [widening for widening, _ in judge(trial.members, self.held, None, True, run.progress)]
+        elif self.calibrate and chosen:
+            widenings = [each.widening for each in chosen]
         for objective, widening in zip(self.objectives, widenings, strict=True):
             if widening != 1:
                 objective.likelihood.widen_(widening)
@@ -160,7 +161,6 @@ class Job:
     def _steps(self, numbers: Tensor, epochs: int) -> int:
         return epochs * len(pieces(numbers, self.plan.batch_size))
 
-
-def _short(epochs: int) -> int:
-    """How long a trial is that stands for a training of ``epochs``."""
-    return math.ceil(TRIAL * epochs)
+    def _short(self, epochs: int) -> int:
+        """How long a trial is that stands for a training of ``epochs``."""
+        return math.ceil((TRIAL if self.objectives[0].likelihood.discrete else 1) * epochs)
