@@ -121,7 +121,7 @@ def _warn(found: Thresholds) -> None:
     """Warn where nothing is pruned, or nothing left."""
     empty = sorted({each.name for each in found.layers if not each.left})
     if not any(each.threshold for each in found.layers):
-        message = f"nothing was pruned: every attempt costs more than is allowed on the held-out examples ({found})"
+        message = f"nothing was pruned: every attempt costs more than is allowed; {str(found).splitlines()[0]}"
     elif empty:
         names = ", ".join(map(repr, empty))
         message = (
