@@ -28,7 +28,7 @@ import mnvi
 from benchmarks import measuring
 
 NUM_DATA = 60_000
-LIMITS = {"step": 3.0, "memory": 2.5}  # beside the plain network
+PARTS = ("state", "peak")  # of the memory
 
 
 def mlp(*sizes: int) -> nn.Module:
@@ -146,12 +146,11 @@ def main() -> None:
         memory = {name: (step.state(), step.peak()) for name, step in contenders.items()}
         base = memory["plain"]
         measuring.show(title, rows)
-        for name, (state, peak) in memory.items():
-            rows[name] |= {"state_ratio": round(state / base[0], 3), "peak_ratio": round(peak / base[1], 3)}
-            print(
-                f"{name:40s}state {state / 2**20:8.2f} MiB, {state / base[0]:.2f}×; peak {peak / 2**20:8.2f} MiB, {peak / base[1]:.2f}×",
-                flush=True,
-            )
+        for name, sizes in memory.items():
+            parts = {part: (size, size / first) for part, size, first in zip(PARTS, sizes, base, strict=True)}
+            rows[name] |= {f"{part}_ratio": round(ratio, 3) for part, (_, ratio) in parts.items()}
+            said = ", ".join(f"{part} {size / 2**20:.2f} MiB ({ratio:.2f})" for part, (size, ratio) in parts.items())
+            print(f"{name:40s}{said}", flush=True)
         results[title] = rows
     measuring.write_json(args.json, {"threads": args.threads, "rounds": args.rounds}, (), results)
 

@@ -18,7 +18,10 @@ from ._models.early_optimizers import watch_early_optimizers
 from ._models.tied_weights import refuse_tied
 from .layers import BayesianLayer, bayesian_layers, kinds
 from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, initial_scale
+from .layers.norms import bayesian_norms, is_plain_norm, make_norm_bayesian
 from .module import disable_fast_path, kl
+
+TIED = "a parameter cannot be drawn in one place and be another, or its mean, in the other"
 
 
 def to_bayesian(
@@ -29,6 +32,7 @@ def to_bayesian(
     *,
     only: Iterable[str] | None = None,
     estimator: str | None = None,
+    bias_posterior: bool = False,
 ) -> nn.Module:
     """Make the linear and convolutional layers of ``model`` Bayesian, in place; return the model.
 
@@ -55,6 +59,9 @@ def to_bayesian(
         skip: qualified names (``"classifier.2"``) left alone, with all that is below them.
         only: qualified names; convert only these and what is below them.
         estimator: ``"local"`` or ``"weight"``; ``None`` is each layer's default (linear local, convolution weight).
+        bias_posterior: whether the biases of the converted layers have posteriors, too, and so weights and biases of
+            ``BatchNorm1d/2d/3d``, ``LayerNorm`` and ``GroupNorm``. These are independent normal, under N(0, 1), or
+            N(1, 1) for weights of norms, and one draw serves a call. Without it they are deterministic.
 
     Raises:
         ValueError: a name in ``skip`` or ``only`` does not exist, nothing at a name in ``only`` can be converted, there
@@ -80,14 +87,19 @@ def to_bayesian(
         raise TypeError(f"model must be a torch.nn.Module object, got {model!r}")
     posterior, prior = posterior or posteriors.BySize(), prior or priors.Normal(None)
     skip, only = _names(skip), None if only is None else _names(only)
-    chosen = _choose(model, skip, only)
-    refuse_tied(model, chosen, "a weight cannot be drawn in one place and be another, or its mean, in the other")
+    norms = _norms(model, skip, only) if bias_posterior else {}
+    chosen = _choose(model, skip, only, norms)
+    refuse_tied(model, [*chosen, *norms], TIED, ("weight", "bias") if bias_posterior else ("weight",))
     warn_if_large(chosen, posterior, estimator)
     _warn_of_deterministic(model, chosen, skip, only)
     # All parts before any change, so that a prior that does not fit leaves the model as it was.
     parts = [_parts(layer.weight, posterior, prior) for layer in chosen]
     for layer, made in zip(chosen, parts, strict=True):
         _replace_class(layer, *made, estimator)
+        if bias_posterior:
+            layer._add_bias_posterior()
+    for norm in norms:
+        make_norm_bayesian(norm)
     disable_fast_path(model)
     stop_checking(model)
     model.register_forward_hook(check_first_pass)
@@ -123,6 +135,8 @@ def to_deterministic(model: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(layer, "weight") and pruned.any():
             parametrize.remove_parametrizations(layer, "weight")
             layer.weight.data.masked_fill_(pruned, 0)
+    for norm in list(bayesian_norms(plain)):
+        norm.make_plain()
     stop_checking(plain)
     for module in plain.modules():
         if isinstance(module.__dict__.get("kl"), partial) and module.__dict__["kl"].func is kl:
@@ -151,8 +165,10 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | None) -> dict[Any, str]:
-    """The layers to convert and their names; raises before anything is changed."""
+def _choose(
+    model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | None, norms: dict[nn.Module, str]
+) -> dict[Any, str]:
+    """The layers to convert beside the ``norms``, and their names; raises before anything is changed."""
     named = list(model.named_modules(remove_duplicate=False))
     names = {name for name, _ in named}
     wanted = ("",) if only is None else only
@@ -168,7 +184,7 @@ def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | Non
     for root in wanted:
         below = {module: name for name, module in named if _below(name, root) and _convertible(module)}
         found = {module: name for module, name in below.items() if module not in skipped}
-        if not found:
+        if not found and not any(_below(name, root) for name in norms.values()):
             kind, without = type(model.get_submodule(root)).__name__, f" without {skip}" if skip else ""
             where = f"{root or 'the model'!r} (a {kind}){without}"
             if any(bayesian_layers(model.get_submodule(root))):
@@ -180,9 +196,17 @@ def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | Non
                 f"nothing to convert in {where}; what can be is {kinds.names()}, but no subclasses of these"
             )
         chosen |= found
-    if not chosen:
+    if not chosen and not norms:
         raise ValueError("only=() names nothing to convert")
     return chosen
+
+
+def _norms(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | None) -> dict[nn.Module, str]:
+    """The norms to give posteriors to and their names: those that are wanted, and not skipped by any name."""
+    named = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if is_plain_norm(module)]
+    skipped = {module for name, module in named if any(_below(name, root) for root in skip)}
+    wanted = {module: name for name, module in named if only is None or any(_below(name, root) for root in only)}
+    return {module: name for module, name in wanted.items() if module not in skipped}
 
 
 def _convertible(module: nn.Module) -> bool:
