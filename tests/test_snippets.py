@@ -54,11 +54,6 @@ GIVEN = {  # by a word of the snippet; for the others, classes
     "y_train": numbers,
     "rnn(x)": sequences,
 }
-    "mnvi.fit(": training,
-    "x_held": pruning,
-    "y_train": numbers,
-    "rnn(x)": sequences,
-}  # by a word of the snippet; for the others, classes
 
 
 def given(snippet):
