@@ -1,7 +1,7 @@
 """The trainer: a posterior, or many at once, from data and a likelihood; held-out data choose the weight of the KL."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -103,21 +103,12 @@ def fit(
     found = examples("data", data, len(models))
     held = None if isinstance(validation, Real) else examples("validation", validation, len(models))
     share = number("validation", validation, 0, 1, below=True) if held is None else 0.0
-    if isinstance(data, DataLoader) and batch_size is not None:
-        raise ValueError(f"the DataLoader has a batch_size, {data.batch_size}; got batch_size={batch_size} beside it")
-    size = data.batch_size if isinstance(data, DataLoader) else BATCH_SIZE if batch_size is None else batch_size
-    plan = Plan(
-        epochs=0,
-        batch_size=positive_int("batch_size", size),
-        lr=positive_float("lr", lr),
-        draws=positive_int("draws", draws),
-        warmup=number("warmup", warmup, 0, 1),
-        seed=checked_seed(seed),
-    )
-    plan = replace(plan, epochs=max(10, round(STEPS * min(plan.batch_size, found.size) / found.size)))
-    bayesian = next(bayesian_layers(models[0]), None) is not None
-    weights = _several("kl_weight", kl_weight, KL_WEIGHTS if bayesian else (0.0,), lambda name, w: number(name, w, 0))
-    lengths = _several("epochs", epochs, (plan.epochs,), positive_int)
+    size = _batch_size(data, batch_size)
+    length = max(10, round(STEPS * min(size, found.size) / found.size))
+    lr, draws, warmup = positive_float("lr", lr), positive_int("draws", draws), number("warmup", warmup, 0, 1)
+    plan = Plan(length, size, lr, draws, warmup, checked_seed(seed))
+    weights = _several("kl_weight", kl_weight, _kl_weights(models[0]), partial(number, low=0))
+    lengths = _several("epochs", epochs, (length,), positive_int)
     with own_random_numbers(plan.seed, place):
         own = likelihoods(likelihood, found, len(models))
         objectives = [Objective(*each) for each in zip(models, own, strict=True)]
@@ -130,6 +121,19 @@ def fit(
         each.eval()
     history.warn_unless_settled()
     return history
+
+
+def _batch_size(data: Any, given: int | None) -> int:
+    if not isinstance(data, DataLoader):
+        return BATCH_SIZE if given is None else positive_int("batch_size", given)
+    if given is not None:
+        raise ValueError(f"the DataLoader has a batch_size, {data.batch_size}; got batch_size={given} beside it")
+    return data.batch_size or BATCH_SIZE
+
+
+def _kl_weights(model: nn.Module) -> tuple[float, ...]:
+    """Those to choose from; a plain model has no KL to weigh."""
+    return KL_WEIGHTS if any(True for _ in bayesian_layers(model)) else (0.0,)
 
 
 def _several(name: str, given: Any, default: tuple, check: Callable[[str, Any], Any]) -> tuple:

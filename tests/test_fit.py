@@ -270,6 +270,38 @@ def test_several_models_take_arguments_that_are_no_tensors():
     mnvi.fit(models, ((X, 2), LABELS), **FIXED)
 
 
+def test_several_models_with_outputs_of_hugging_face_choose_together():
+    models = [HuggingFace() for _ in range(2)]
+    history = mnvi.fit(models, (TOKENS, LABELS), epochs=2)
+    assert len(history.search) == 2 * 5
+
+
+TARGETS = {  # a target for each short name, and the model's outputs
+    "categorical": (LABELS, 2),
+    "bernoulli": (LABELS[:, None].float(), 1),
+    "poisson": (LABELS[:, None] * 3, 1),
+    "gaussian": (REAL, 1),
+    "student_t": (REAL * 100, 1),
+    "heteroscedastic_gaussian": (REAL * 100 + 7, 2),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_short_name_trains_and_predicts(name):
+    target, outputs = TARGETS[name]
+    model = network(outputs=outputs)
+    history = mnvi.fit(model, (X, target), name, epochs=30, batch_size=8, kl_weight=0.01, validation=(X, target))
+    found = mnvi.predict(model, X, 16, history.likelihood).log_prob(target).mean()
+    before = mnvi.predict(network(outputs=outputs), X, 16, history.likelihood).log_prob(target).mean()
+    assert found > before + 0.1
+
+
+def test_targets_of_one_dimension_are_taken():
+    model = nn.Sequential(network(outputs=1), nn.Flatten(0))
+    history = mnvi.fit(model, (X, REAL[:, 0]), "gaussian", epochs=2)
+    assert history.likelihood.mean.shape == ()
+
+
 # Held-out data --------------------------------------------------------------------------------------------------------
 
 
