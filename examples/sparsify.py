@@ -1,10 +1,11 @@
 """Sparsify a network on real images: train it with matrix-normal weights, prune it, cut it to a smaller plain network.
 
-    python examples/sparsify.py                                      # handwritten digits, under a minute
+    python examples/sparsify.py                                      # handwritten digits, about a minute
     python examples/sparsify.py --data mnist --prior group-ard --groups both --out runs/mnist
 
 Halfway through (--hold) the means that held-out images allow to be pruned are set to zero and held there, so that the
-rest of the training adapts to it; at the end what is then below the chosen threshold is pruned for good.
+rest of the training adapts to it. At the end what they then allow is pruned for good, the network is cut to what is
+left, and that small plain network is trained for a few epochs more (--finetune).
 
 A killed run continues where it was when the same command is given again, to the same result. A finished one can be
 pruned more or less without training: give the same command with another --threshold or --tolerance.
@@ -30,7 +31,7 @@ from examples.common.command_line import as_program, check, option, parse
 from examples.common.data import Data, hold_out, load
 from examples.common.epochs import Batches, Tally, shuffled, train_epochs
 from examples.common.networks import build
-from examples.common.pruning import choose_threshold, kept_weights, pruned, zero_
+from examples.common.pruning import finetuned, kept_weights, pruned, search, zero_
 from mnvi.sparsity import compact
 
 
@@ -54,7 +55,7 @@ class Settings:
         0.5, "share of the epochs after which what can be pruned is held at zero; 1: prune at the end", 0, 1
     )
     hold_tolerance: float = option(
-        None, "held-out accuracy this may cost at first (default: 2 for digits, else 1)", 0, 100
+        None, "points of held-out error this may cost (default: 2 for digits, else 1)", 0, 100
     )
     validation: int = option(None, "training images held out (default: 137 for digits, else 5000)", 1)
     limit: int | None = option(None, "train on only the first so many images", 1)
@@ -65,8 +66,9 @@ class Settings:
         None, "prune below this ratio of mean to deviation (default: by held-out images)", 0
     )
     tolerance: float = option(
-        None, "held-out accuracy pruning may cost (default: 1 point for digits, else 0.2)", 0, 100
+        None, "points of held-out error pruning may cost (default: 1 for digits, else 0.2)", 0, 100
     )
+    finetune: int = option(5, "epochs of plain training of the compact network", 0)
     samples: int = option(32, "draws of the weights for the sampled prediction", 1)
     out: str = option("runs/sparsify", "folder for the results")
     restart: bool = option(False, "begin anew where the folder has a checkpoint")
@@ -79,7 +81,7 @@ DEFAULTS = {
     "digits": {"threads": 1, "batch_size": 32, "validation": 137, "tolerance": 1.0, "hold_tolerance": 2.0},
     "others": {"threads": 2, "batch_size": 128, "validation": 5000, "tolerance": 0.2, "hold_tolerance": 1.0},
 }
-AFTER_TRAINING = ("threads", "threshold", "tolerance", "samples", "out", "restart")
+AFTER_TRAINING = ("threads", "threshold", "tolerance", "finetune", "samples", "out", "restart")
 POSTERIORS = {
     "mn": mnvi.posteriors.MatrixNormal(),
     "diagonal": mnvi.posteriors.Diagonal(),
@@ -93,7 +95,7 @@ def main(argv: list[str] | None = None) -> dict:
     settings = parse(Settings, argv, str(__doc__).splitlines()[0])
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    data, held_x, held_y = hold_out(load(settings.data), settings.validation, settings.limit)
+    data, *held = hold_out(load(settings.data), settings.validation, settings.limit)
     folder = checkpoints.prepare(settings.out)
 
     plain = build(settings.model, data.shape, data.classes)
@@ -102,14 +104,15 @@ def main(argv: list[str] | None = None) -> dict:
     model = build(settings.model, data.shape, data.classes, *layers)
     model.load_state_dict(plain.state_dict(), strict=False)  # both start from the same weights
 
-    progress = train(model, plain, data, (held_x, held_y), settings, folder / "checkpoint.pt")
+    progress = train(model, plain, data, held, settings, folder / "checkpoint.pt")
     threshold = settings.threshold
     if threshold is None:
-        threshold = choose_threshold(model, settings.groups, held_x, held_y, settings.tolerance)
+        threshold = search(model, settings.groups, held, settings.tolerance)
     sparse = pruned(model, settings.groups, threshold)
     stages = {"plain network": plain, "mean weights": model, "pruned": sparse, "compacted": compact(sparse)}
-
-    result = results.describe(asdict(settings), data, progress, threshold)
+    steps = settings.finetune, settings.batch_size, settings.lr, settings.seed
+    stages["fine-tuned"] = finetuned(stages["compacted"], data, *steps)
+    result = results.describe(asdict(settings), data, progress, threshold, sparse)
     result |= results.measure(stages, data, settings.samples)
     print(results.summary(result, sparse))
     results.write(folder, result, stages)
@@ -121,7 +124,7 @@ def train(
     model: mnvi.Sequential,
     plain: nn.Module,
     data: Data,
-    held: tuple[Tensor, Tensor],
+    held: list[Tensor],
     settings: Settings,
     checkpoint: Path,
 ) -> dict:
@@ -138,8 +141,8 @@ def train(
 
     def epoch(i: int, batches: Batches, bar: tqdm) -> dict:
         if i == round(settings.hold * settings.epochs):
-            threshold = choose_threshold(model, settings.groups, *held, settings.hold_tolerance)
-            zero_(model, pruned(model, settings.groups, threshold))
+            found = search(model, settings.groups, held, settings.hold_tolerance)
+            zero_(model, pruned(model, settings.groups, found))
         model.train()
         plain.train()
         tally, kept = Tally(bar), kept_weights(model)  # what is held at zero stays there; nothing is, before

@@ -42,10 +42,11 @@ def main(settings: Settings) -> dict[str, dict[str, float]]:
     first = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     second = [nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     plain = nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(128, 10))
-    train("plain network", plain, x, y, settings.epochs, settings)
-    bayesian = mnvi.to_bayesian(copy.deepcopy(plain), estimator="local")  # the default: MatrixNormal(), Normal(1.0)
-    train("plain network, longer", longer := copy.deepcopy(plain), x, y, settings.more_epochs, settings)
-    train("Bayesian network", bayesian, x, y, settings.more_epochs, settings)
+    options = {"batch_size": settings.batch_size, "lr": settings.lr, "seed": settings.seed}
+    mnvi.fit(plain, (x, y), epochs=settings.epochs, **options)
+    longer, bayesian = copy.deepcopy(plain), mnvi.to_bayesian(copy.deepcopy(plain), estimator="local")
+    mnvi.fit(longer, (x, y), epochs=settings.more_epochs, **options)
+    mnvi.fit(bayesian, (x, y), epochs=settings.more_epochs, kl_weight=settings.kl_weight, **options)
 
     prediction = mnvi.predict(bayesian, test_x, settings.draws, chunk_size=8)
     networks = {"plain network": plain, "plain network, longer": longer, "mean weights": bayesian}
@@ -55,21 +56,6 @@ def main(settings: Settings) -> dict[str, dict[str, float]]:
     figure(Path(settings.out), test_x[unsure], test_y[unsure], prediction.mean[unsure].argmax(1))
     print(f"{'':22} accuracy     NLL  calibration error")
     return {name: describe(name, each, test_y) for name, each in probabilities.items()}
-
-
-def train(name: str, model: nn.Module, x: Tensor, y: Tensor, epochs: int, settings: Settings) -> None:
-    optimizer = torch.optim.Adam(mnvi.parameter_groups(model, settings.lr))
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, epochs)
-    model.train()
-    for epoch in range(1, epochs + 1):
-        for batch in torch.randperm(len(y)).split(settings.batch_size):
-            nll = F.cross_entropy(model(x[batch]), y[batch])
-            loss = nll + settings.kl_weight * mnvi.kl(model) / len(y)  # the KL of a plain network is 0
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        schedule.step()
-        print(f"\r{name}: epoch {epoch}, NLL {nll.item():.3f} ", end="" if epoch < epochs else "\n", flush=True)
 
 
 def describe(name: str, p: Tensor, y: Tensor, bins: int = 15) -> dict[str, float]:

@@ -18,7 +18,7 @@ from . import (
 )
 from .convert import to_bayesian, to_deterministic
 from .covariance import Factor
-from .fit import fit
+from .fit import History, fit
 from .layers import (
     BayesianLayer,
     MNConv1d,
@@ -50,6 +50,7 @@ __all__ = [
     "ELBO",
     "BayesianLayer",
     "Factor",
+    "History",
     "KLWarmup",
     "MNConv1d",
     "MNConv2d",

@@ -1,7 +1,9 @@
 """The progress line: how far a long computation is, on stderr."""
 
+import shutil
 import sys
 import time
+from collections.abc import Callable
 
 SILENCE = 2.0  # seconds before the line appears
 EVERY = 0.5  # seconds between two updates
@@ -23,8 +25,8 @@ class Progress:
         self.title, self.total, self.done = title, total, 0
         self.start = time.monotonic()
         self.next = self.start + SILENCE
-        self.shown = False
-        self.note = ""  # what else the line tells
+        self.shown, self.width = False, 0
+        self.note: str | Callable[[], str] = ""  # what else the line tells
 
     def advance(self, count: int) -> None:
         """``count`` more units are done."""
@@ -37,10 +39,13 @@ class Progress:
         spent = now - self.start
         of = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
         left = "" if self.total is None else f", {spent * (self.total - self.done) / max(self.done, 1):.0f} s left"
-        note = f"; {self.note}" if self.note else ""
-        sys.stderr.write(f"\r{self.title}: {of} in {spent:.0f} s{left}{note}   ")
+        words = self.note() if callable(self.note) else self.note
+        line = f"{self.title}: {of} in {spent:.0f} s{left}{f'; {words}' if words else ''}"
+        if sys.stderr.isatty():  # a line that wraps cannot be written over
+            line = line[: shutil.get_terminal_size().columns - 1]
+        sys.stderr.write(f"\r{line.ljust(self.width)}")  # over all of the line before
         sys.stderr.flush()
-        self.shown, self.next = True, now + EVERY
+        self.shown, self.width, self.next = True, len(line), now + EVERY
 
     def __enter__(self) -> "Progress":
         return self

@@ -12,14 +12,13 @@ from torch.nn.utils import parametrize
 from . import posteriors, priors
 from ._deprecation import moved
 from ._models.bypassed_layers import check_first_pass, stop_checking
+from ._models.conversion_costs import log_conversion, warn_if_large
 from ._models.deterministic_weights import described, deterministic_modules
 from ._models.early_optimizers import watch_early_optimizers
 from ._models.tied_weights import refuse_tied
 from .layers import BayesianLayer, bayesian_layers, kinds
-from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, column_split, initial_scale
+from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, initial_scale
 from .module import disable_fast_path, kl
-
-LARGE = 32 * 2**20  # bytes of covariance factors above which a conversion says how much memory they take
 
 
 def to_bayesian(
@@ -48,7 +47,11 @@ def to_bayesian(
 
     Args:
         model: any module; nested modules are searched.
-        posterior, prior: as for :class:`mnvi.MNLinear`, for every converted layer.
+        posterior: family from :mod:`mnvi.posteriors` for every converted layer; ``None`` is
+            :class:`mnvi.posteriors.BySize`, which chooses small factors for each.
+        prior: prior from :mod:`mnvi.priors` for every converted layer; ``None`` is ``Normal(None)``, one scale fitted
+            to each. Trained weights have a size of their own in each layer, mostly far below 1, and a prior of another
+            size pulls them off it. (A layer that is made anew has ``Normal(1.0)``.)
         skip: qualified names (``"classifier.2"``) left alone, with all that is below them.
         only: qualified names; convert only these and what is below them.
         estimator: ``"local"`` or ``"weight"``; ``None`` is each layer's default (linear local, convolution weight).
@@ -59,9 +62,14 @@ def to_bayesian(
             embedding. The model is then unchanged. From ``forward``: a weight was read past its layer.
 
     Warns:
-        UserWarning: a layer's covariance factors will take more than 32 MiB, with the amount; modules with weights
-            stay deterministic that neither ``skip`` names nor ``only`` leaves out; at the first step of an optimiser
-            that was made before, it does not have the posteriors' parameters.
+        UserWarning: covariance factors that are larger than their weights will take more than 32 MiB, with the amount
+            and how much longer a step will take; modules with weights stay deterministic that neither ``skip`` names
+            nor ``only`` leaves out; at the first step of an optimiser that was made before, it does not have the
+            posteriors' parameters.
+
+    Logs:
+        One line of what was chosen, to the logger ``"mnvi"`` at level ``INFO``: ``logging.basicConfig(level="INFO")``
+        shows it. ``print(model)`` shows each layer's family.
 
     Example:
         >>> model = mnvi.to_bayesian(GPT2LMHeadModel(config), skip=["lm_head", "transformer.wte", "transformer.wpe"])
@@ -70,12 +78,11 @@ def to_bayesian(
     check_layer_arguments(posterior, prior, estimator)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module object, got {model!r}")
-    posterior = posterior or posteriors.MatrixNormal()
+    posterior, prior = posterior or posteriors.BySize(), prior or priors.Normal(None)
     skip, only = _names(skip), None if only is None else _names(only)
     chosen = _choose(model, skip, only)
     refuse_tied(model, chosen, "a weight cannot be drawn in one place and be another, or its mean, in the other")
-    for layer, name in chosen.items():
-        _warn_if_large(name, layer.weight, posterior)
+    warn_if_large(chosen, posterior, estimator)
     _warn_of_deterministic(model, chosen, skip, only)
     # All parts before any change, so that a prior that does not fit leaves the model as it was.
     parts = [_parts(layer.weight, posterior, prior) for layer in chosen]
@@ -85,6 +92,7 @@ def to_bayesian(
     stop_checking(model)
     model.register_forward_hook(check_first_pass)
     watch_early_optimizers(chosen)
+    log_conversion(chosen)
     if not hasattr(model, "kl"):
         model.kl = partial(kl, model)  # type: ignore[assignment]  # unlike a bound method, copies and pickles with it
     return model
@@ -190,7 +198,7 @@ def _below(name: str, root: str) -> bool:
 
 
 def _parts(
-    weight: Tensor, posterior: posteriors.PosteriorSpec, prior: priors.PriorSpec | None
+    weight: Tensor, posterior: posteriors.PosteriorSpec, prior: priors.PriorSpec
 ) -> tuple[priors.Prior, posteriors.Posterior]:
     """The prior and posterior for a trained ``weight``, with standard deviations of a tenth of its root mean square."""
     made_prior, made_posterior = build_parts(weight, posterior, prior, initial_scale(weight))
@@ -213,15 +221,6 @@ def _warn_of_deterministic(
             "meant to stay deterministic in skip",
             stacklevel=3,
         )
-
-
-def _warn_if_large(name: str, weight: Tensor, posterior: posteriors.PosteriorSpec) -> None:
-    matrix = weight.flatten(1)
-    count = posterior.num_parameters((matrix.shape[0], matrix.shape[1]), column_split(weight))
-    if count * weight.element_size() > LARGE:
-        size = f"{count * weight.element_size() / 2**20:,.0f} MiB, {count / weight.numel():.1f} times its weight"
-        advice = "Kronecker, BlockDiagonal or LowRank factors take less"
-        warnings.warn(f"the covariance factors of layer {name!r} take {size}; {advice}", stacklevel=3)
 
 
 moved("mnvi.past_forward", check_first_pass=check_first_pass)  # a hook of converted models

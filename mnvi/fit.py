@@ -1,6 +1,7 @@
 """The trainer: a posterior, or many at once, from data and a likelihood; held-out data choose the weight of the KL."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,20 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ._checks import number, positive_float, positive_int
-from ._fitting.examples import examples
+from ._fitting.data_forms import examples
 from ._fitting.history import History
 from ._fitting.job import Job
 from ._fitting.likelihoods import likelihoods
-from ._fitting.members import Objective
+from ._fitting.models import Objective, checked_device, checked_models
+from ._fitting.random_state import checked_seed, own_random_numbers
 from ._fitting.trial import Plan
 from .layers import bayesian_layers
 from .likelihoods import Likelihood
 
-KL_WEIGHTS = (1.0, 0.3, 0.1, 0.03, 0.01)
-STEPS = 2000  # about so many are taken where the number of epochs is not given
+KL_WEIGHTS = (1.0, 0.1, 0.03, 0.01, 0.003)
+STEPS = 1000  # about so many are taken where the number of epochs is not given,
+REAL_STEPS = 10_000  # and of real targets, which give a gradient to the end, so many
+BATCH_SIZE = 128
 
 
 def fit(
@@ -54,31 +58,38 @@ def fit(
             list, train together in one ``vmap``: an ensemble, seeds, splits; this takes much less time than one by one
             where they are small.
         data: a pair (inputs, targets) of tensors, a Dataset, or a DataLoader, of which dataset, batch size, collation
-            and workers are used. Inputs may be a tuple or dict of tensors. For several models also a list of pairs of
-            equal shapes, one for each.
+            and workers are used. Inputs may be a tuple or dict of tensors, and a Dataset's items dicts with
+            ``"labels"``. For several models also a list of pairs of equal shapes, one for each. The data may lie on
+            another device than the model.
         likelihood: an object of :mod:`mnvi.likelihoods`, trained in place, or its short name: ``"categorical"``,
             ``"bernoulli"``, ``"poisson"``, and, with targets standardised and a learnt scale, ``"gaussian"``,
-            ``"student_t"``, ``"heteroscedastic_gaussian"``.
-        epochs: passes over the data; several to choose from; by default as many as make 4,000 steps, at least 10.
-        batch_size: examples a step; by default 128, or that of the DataLoader.
+            ``"student_t"``, ``"heteroscedastic_gaussian"``. Several models train a copy each but the first.
+        epochs: passes over the data; several to choose from; by default as many as make 1,000 steps, for
+            real targets 10,000, at least 10.
+        batch_size: examples a step; by default 128; a DataLoader has its own. A last batch of a single example, which
+            batch norm refuses, joins the one before.
         lr: rate of means at the start; for others see :func:`mnvi.parameter_groups`.
-        kl_weight: w, or several to choose from; ``None``: 1, 0.3, 0.1, 0.03, 0.01.
+        kl_weight: w, or several to choose from; ``None``: 1, 0.1, 0.03, 0.01, 0.003.
         validation: the share of the data that is held out to choose, or data for that, then all of ``data`` are for
-            training. Where there is nothing to choose, no share is held out.
+            training. Where there is nothing to choose, no share is held out; with 0 there must be nothing to choose.
         draws: of the weights, in each step.
         warmup: share of the steps in which the KL's weight rises from 0.
         calibrate: whether held-out data set the likelihood's scale or temperature.
         seed: of the order of the examples, the noise and what is held out; torch's own random state stays as it is.
-        checkpoint: a file for what is done, every half minute; the same call goes on from it after a kill, to the same
-            result.
+            Of several models number k sees the order of examples that it would see alone under ``seed + k``.
+        checkpoint: a file for what is done, written after an epoch every half minute; the same call goes on from it
+            after a kill, to the same result, and returns at once when it had ended.
         device: where to train and leave the model; ``None``: where it is.
         compile: whether to run the model under ``torch.compile``.
 
+    Parameters that require no grad stay as they are. All else trains in training mode, whatever mode it came in.
+
     Returns:
-        A :class:`History`. Its ``likelihood`` is what ``predict`` takes.
+        A :class:`mnvi.History`. Its ``likelihood`` is what ``predict`` takes.
 
     Raises:
-        ValueError, TypeError: an argument or the data do not fit, before anything is changed; or a loss is not finite.
+        ValueError, TypeError: an argument or the data do not fit, before anything is changed; or a loss is not finite,
+            naming the layers. One model is then as the last finite step has left it.
 
     Warns:
         UserWarning: the KL has not settled at the end.
@@ -86,42 +97,53 @@ def fit(
     Example:
         >>> history = mnvi.fit(model, (x, y), "gaussian")
         >>> prediction = mnvi.predict(model, x_test, 64, history.likelihood)
+        >>> history.kl_weight, history.settled, history.records[-1]["nll"]
     """
-    models = [model] if isinstance(model, nn.Module) else list(model)
-    if not models or not all(isinstance(each, nn.Module) for each in models):
-        raise TypeError(f"model must be a torch.nn.Module or a list of them, got {model!r}")
-    found = examples(data, len(models))
-    held = None if isinstance(validation, (int, float)) else examples(validation, len(models))
+    models = checked_models(model)
+    place = checked_device(device, models[0])
+    found = examples("data", data, len(models))
+    held = None if isinstance(validation, Real) else examples("validation", validation, len(models))
     share = number("validation", validation, 0, 1, below=True) if held is None else 0.0
-    size = batch_size or (isinstance(data, DataLoader) and data.batch_size) or 128
+    if isinstance(data, DataLoader) and batch_size is not None:
+        raise ValueError(f"the DataLoader has a batch_size, {data.batch_size}; got batch_size={batch_size} beside it")
+    size = data.batch_size if isinstance(data, DataLoader) else BATCH_SIZE if batch_size is None else batch_size
     plan = Plan(
-        epochs=max(10, round(STEPS * min(size, found.size) / found.size)),
+        epochs=0,
         batch_size=positive_int("batch_size", size),
         lr=positive_float("lr", lr),
         draws=positive_int("draws", draws),
         warmup=number("warmup", warmup, 0, 1),
-        seed=seed,
+        seed=checked_seed(seed),
     )
     bayesian = next(bayesian_layers(models[0]), None) is not None
-    weights = _several(kl_weight, KL_WEIGHTS if bayesian else (0.0,), lambda w: number("kl_weight", w, 0))
-    lengths = _several(epochs, (plan.epochs,), lambda n: positive_int("epochs", n))
-    objectives = [
-        Objective(each, own) for each, own in zip(models, likelihoods(likelihood, found, len(models)), strict=True)
-    ]
-    for each in objectives:
-        each.to(device)
-    job = Job(objectives, found, held, share, plan, weights, lengths, calibrate, compile, checkpoint)
-    history = History.of(*job.run(), job)
+    weights = _several("kl_weight", kl_weight, KL_WEIGHTS if bayesian else (0.0,), lambda name, w: number(name, w, 0))
+    lengths = None if epochs is None else _several("epochs", epochs, (), positive_int)
+    with own_random_numbers(plan.seed, place):
+        own = likelihoods(likelihood, found, len(models))
+        lengths = lengths or (_epochs(own[0], plan.batch_size, found.size),)
+        objectives = [Objective(*each) for each in zip(models, own, strict=True)]
+        job = Job(objectives, found, held, share, plan, weights, lengths, calibrate, compile, checkpoint)
+        job.check()
+        for each in objectives:
+            each.to(place)
+        history = job.run()
     for each in objectives:
         each.eval()
     history.warn_unless_settled()
     return history
 
 
-def _several(given: Any, default: tuple, check: Any) -> tuple:
+def _epochs(likelihood: Likelihood, batch_size: int, examples: int) -> int:
+    """How many epochs make the steps that this likelihood needs, at least 10."""
+    steps = STEPS if likelihood.discrete else REAL_STEPS
+    return max(10, round(steps * min(batch_size, examples) / examples))
+
+
+def _several(name: str, given: Any, default: tuple, check: Callable[[str, Any], Any]) -> tuple:
+    """The different values of an argument that is one or several of them."""
     if given is None:
         return default
-    values = given if isinstance(given, (tuple, list)) else (given,)
+    values = given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
     if not values:
-        raise ValueError("there is nothing to choose from")
-    return tuple(check(value) for value in values)
+        raise ValueError(f"{name} must be a number or several to choose from, got {given!r}")
+    return tuple(dict.fromkeys(check(name, value) for value in values))

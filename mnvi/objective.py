@@ -132,7 +132,7 @@ class ELBO(nn.Module):
         divergence = kl(model)
         loss = nll + weight * divergence / self.num_data
         if not torch.compiler.is_compiling() and not bool(torch.isfinite(loss)):
-            raise ValueError(_why_not_finite(loss, nll, model, None if target is None else self._bad_rows(output)))
+            raise ValueError(why_not_finite(loss, nll, model, None if target is None else self._bad_rows(output)))
         if model.training and torch.is_grad_enabled():  # a reentrant checkpoint runs once without, and once with
             self._advance()
             self._forgotten.look(loss, model, self.parameters())
@@ -239,7 +239,7 @@ def _mean_nll(nll: Any) -> Tensor:
     return nll
 
 
-def _why_not_finite(loss: Tensor, nll: Tensor, model: nn.Module, bad_rows: str | None) -> str:
+def why_not_finite(loss: Tensor, nll: Tensor, model: nn.Module, bad_rows: str | None) -> str:
     """The message of a loss that is not finite: which part of it is not, and what may help.
 
     Args:

@@ -1,25 +1,35 @@
-"""How much to prune: what each threshold leaves, and the largest one that held-out images allow."""
+"""Around `mnvi.sparsity`: means held at zero while training, training after compaction, a history of what is left."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from examples.common.metrics import accuracy, probabilities
+from examples.common.data import Data
+from examples.common.epochs import shuffled
 from mnvi import bayesian_layers
-from mnvi.sparsity import prune, report, signal_to_noise
+from mnvi.sparsity import Thresholds, find_thresholds, prune, report, signal_to_noise
 
 GROUPS = {"weights": ("weights",), "rows": ("rows",), "columns": ("columns",), "both": ("rows", "columns")}
-THRESHOLDS = [0.002 * 1.2**k for k in range(50)]  # to 15
-HOPELESS = 10.0  # percentage points of accuracy lost, beyond which no larger threshold is tried
+THRESHOLDS = [0.002 * 1.2**k for k in range(50)]  # to 15; of the history
 
 
-def pruned(model: nn.Module, groups: str, threshold: float) -> nn.Module:
-    """A copy of ``model`` without the weights, rows or columns whose signal-to-noise ratio is below ``threshold``.
+def search(model: nn.Module, groups: str, held: Sequence[Tensor], tolerance: float) -> Thresholds:
+    """The thresholds that held-out images and labels allow at a cost of ``tolerance`` points of error."""
+    return find_thresholds(model, held, loss=tolerance, groups=GROUPS[groups])
 
-    ``"both"`` prunes rows, then columns. The rows of the last layer are the classes, and stay.
+
+def pruned(model: nn.Module, groups: str, threshold: float | Thresholds) -> nn.Module:
+    """A copy of ``model`` without what scores below ``threshold``.
+
+    Below a number, ``"both"`` prunes rows, then columns. The rows of the last layer are the classes, and stay.
     """
     model = copy.deepcopy(model)
+    if isinstance(threshold, Thresholds):
+        return prune(model, threshold=threshold)
     for kind in GROUPS[groups]:
         prune(model, threshold=threshold, groups=kind, skip=[report(model).layers[-1].name] if kind == "rows" else [])
     return model
@@ -38,23 +48,19 @@ def kept_weights(model: nn.Module) -> dict[nn.Parameter, Tensor]:
     return {weight: weight.detach().ne(0) for weight in weights if weight.eq(0).any()}
 
 
-def choose_threshold(model: nn.Module, groups: str, x: Tensor, y: Tensor, tolerance: float) -> float:
-    """The largest of ``THRESHOLDS`` whose accuracy on ``x``, ``y`` is at most ``tolerance`` points below the unpruned.
-
-    0, which prunes nothing, if there is none.
-    """
-    least = accuracy(probabilities(model, x), y) - tolerance - 1e-9
-    best, left = 0.0, -1
-    reached = least
-    for threshold in THRESHOLDS:
-        candidate = pruned(model, groups, threshold)
-        if report(candidate).left != left:  # else it is the same network as before
-            left, reached = report(candidate).left, accuracy(probabilities(candidate, x), y)
-        if reached >= least:
-            best = threshold
-        elif reached < least - HOPELESS:
-            break
-    return best
+def finetuned(small: nn.Module, data: Data, epochs: int, batch_size: int, lr: float, seed: int) -> nn.Module:
+    """A copy of a compact network after more epochs of plain training by Adam, at a rate that falls from lr to 0."""
+    network, x, y = copy.deepcopy(small).train(), data.train_x, data.train_y
+    order = shuffled(len(x), batch_size, seed)
+    batches = [batch for epoch in range(epochs) for batch in order(epoch)]
+    optimizer = torch.optim.Adam(network.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (len(batches) + 1))
+    for batch in tqdm(batches, desc="fine-tuning", disable=not batches, mininterval=0.2):
+        optimizer.zero_grad()
+        F.cross_entropy(network(x[batch]), y[batch]).backward()
+        optimizer.step()
+        schedule.step()
+    return network.eval()
 
 
 def weights_left(model: nn.Module) -> dict[str, list[int]]:

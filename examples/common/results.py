@@ -1,6 +1,7 @@
 """What came out of a run: measured, printed, written."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
@@ -9,21 +10,31 @@ from examples.common import checkpoints, metrics, plots
 from examples.common.data import Data
 from examples.common.networks import save_compact
 from examples.common.pruning import THRESHOLDS, weights_left
-from mnvi.sparsity import report
+from mnvi.sparsity import Thresholds, report
 
 
-def describe(settings: dict, data: Data, progress: dict, threshold: float) -> dict:
-    """What was done; of the weights "left" in the history, those at the grid's threshold nearest to the chosen one."""
-    nearest = min(range(len(THRESHOLDS)), key=lambda k: abs(THRESHOLDS[k] - threshold))
+def describe(settings: dict, data: Data, progress: dict, threshold: float | Thresholds, sparse: nn.Module) -> dict:
+    """What was done; of the weights "left" in the history, those at the one threshold that now leaves most nearly
+    as many as the network has that was pruned by ``threshold``.
+    """
+    history, groups, left = progress["history"], settings["groups"], report(sparse).left
+    nearest = min(range(len(THRESHOLDS)), key=lambda k: abs(history[-1]["left"][groups][k] - left))
     sizes = {"train": len(data.train_x), "test": len(data.test_x), "shape": list(data.shape)}
     return {
         "settings": settings,
         "versions": checkpoints.versions(),
         "data": {"title": data.title, **sizes},
-        "threshold": threshold,
-        "history": [{**epoch, "left": epoch["left"][settings["groups"]][nearest]} for epoch in progress["history"]],
+        "threshold": _as_json(threshold),
+        "history": [{**epoch, "left": epoch["left"][groups][nearest]} for epoch in history],
         "train_seconds": progress["seconds"],
     }
+
+
+def _as_json(threshold: float | Thresholds) -> float | dict:
+    if not isinstance(threshold, Thresholds):
+        return threshold
+    found = asdict(threshold)
+    return {**found, "layers": list(found["layers"]), "score": threshold.score.__name__}  # type: ignore[attr-defined]
 
 
 def compare(model: nn.Module, plain: nn.Module, data: Data) -> dict:
@@ -36,7 +47,7 @@ def measure(stages: dict[str, nn.Module], data: Data, samples: int) -> dict:
     """Quality, sparsity, size and speed, on the test images.
 
     Args:
-        stages: "plain network", "mean weights" (the Bayesian network), "pruned", "compacted".
+        stages: "plain network", "mean weights" (the Bayesian network), "pruned", "compacted", "fine-tuned".
         samples: number of draws for the prediction "sampled".
     """
     x, y = data.test_x, data.test_y
@@ -55,7 +66,7 @@ def measure(stages: dict[str, nn.Module], data: Data, samples: int) -> dict:
     }
 
 
-ORDER = ("plain network", "mean weights", "sampled", "pruned", "compacted")
+ORDER = ("plain network", "mean weights", "sampled", "pruned", "compacted", "fine-tuned")
 
 
 def summary(result: dict, sparse: nn.Module) -> str:
@@ -64,8 +75,7 @@ def summary(result: dict, sparse: nn.Module) -> str:
     rows = [f"{'':13}  accuracy %     NLL  ECE %"]
     for name, row in result["metrics"].items():
         rows.append(f"{name:13} {row['accuracy']:11.2f} {row['nll']:7.4f} {row['ece']:6.2f}")
-    what = f"{settings['groups']} with a signal-to-noise ratio below {result['threshold']:.3g}"
-    rows += ["", f"pruned: {what}", str(report(sparse)), ""]
+    rows += ["", f"pruned: {_rule(settings['groups'], result['threshold'])}", str(report(sparse)), ""]
     compression = result["sparsity"]["compression"] or math.inf
     rows.append(f"masked sparsity  {compression:.1f}x fewer weights that are not zero")
     smaller = f"{size['plain'] / size['compacted']:.1f}x fewer"
@@ -76,10 +86,19 @@ def summary(result: dict, sparse: nn.Module) -> str:
     return "\n".join(rows)
 
 
+def _rule(groups: str, threshold: float | dict) -> str:
+    """What was pruned, in words."""
+    if not isinstance(threshold, dict):
+        return f"{groups} with a signal-to-noise ratio below {threshold:.3g}"
+    errors = " -> ".join(f"{threshold[name]:.2f} %" for name in ("before", "after"))
+    rows = [f"{each['groups']} of layer {each['name']} below {each['threshold']:.3g}" for each in threshold["layers"]]
+    return f"held-out error {errors}; by signal-to-noise ratio " + ", ".join(rows)
+
+
 def write(folder: Path, result: dict, stages: dict[str, nn.Module]) -> None:
     """``compact.pt``, ``training.png``, ``weights.png`` and, last, ``result.json``."""
     heading = title(result)
-    checkpoints.write(folder / "compact.pt", lambda path: save_compact(stages["compacted"], path))
+    checkpoints.write(folder / "compact.pt", lambda path: save_compact(stages["fine-tuned"], path))
     checkpoints.write(folder / "training.png", lambda path: plots.training_figure(path, heading, result))
     plain, pruned = _matrices(stages["plain network"]), _matrices(stages["pruned"])
     checkpoints.write(folder / "weights.png", lambda path: plots.weights_figure(path, heading, plain, pruned))

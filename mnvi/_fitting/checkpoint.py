@@ -26,27 +26,24 @@ class Checkpoint:
         self.path, self.settings = None if path is None else Path(path), settings
         self.written = time.monotonic()
         self.content: dict[str, Any] = {}
+        if self.path is not None and self.path.exists():
+            self.content = self._read(self.path)
+        elif self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        return self.path is not None and time.monotonic() - self.written >= EVERY
+
+    def save(self, **content: Any) -> None:
+        """Write ``content``."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            self.content = self._read(self.path)
-
-    def save(self, *, now: bool = False, **content: Any) -> None:
-        """Write ``content`` and torch's random state, if it is time."""
-        if self.path is None or (not now and time.monotonic() - self.written < EVERY):
-            return
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        torch.save({**content, "settings": self.settings, "rng": _random_state()}, temporary)
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        torch.save({**content, "settings": self.settings}, temporary)
         os.replace(temporary, self.path)
         self.written = time.monotonic()
-
-    def restore_random_state(self) -> None:
-        """Go on with the random numbers of the file."""
-        cpu, cuda = self.content["rng"]
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
 
     def _read(self, path: Path) -> dict[str, Any]:
         advice = "give another path, or delete the file to begin anew"
@@ -60,7 +57,3 @@ class Checkpoint:
             differences = ", ".join(f"{name} {saved.get(name)} (now {self.settings.get(name)})" for name in names)
             raise ValueError(f"{path} is the checkpoint of another fit: {differences}; {advice}")
         return content
-
-
-def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []

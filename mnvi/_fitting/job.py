@@ -2,7 +2,6 @@
 
 import copy
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,14 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .._progress import Progress
+from . import fingerprint
 from .checkpoint import Checkpoint
+from .checks import check, refusal
 from .examples import Examples
+from .history import History
 from .judging import Judged, best, judge
-from .members import Members, Objective
-from .trial import Plan, Trial
+from .members import members
+from .models import Objective
+from .run import Run
+from .trial import Plan, Trial, pieces
 
-TRIAL = 0.5  # epochs of a trial beside those of the training that it stands for
+TRIAL = 0.5  # epochs of a trial of classes beside those of the training that it stands for; else as many: the longer
+# the training, the more of the noise in real targets is learnt by heart, and the trials say how much
 SMALL = 50_000  # parameters of a model up to which its copies, one for each weight of the KL, train in one vmap
 
 
@@ -50,113 +54,113 @@ class Job:
 
     def __post_init__(self) -> None:
         self.chooses = len(self.weights) * len(self.lengths) > 1
+        self.all = torch.arange(self.data.size)
         order = torch.randperm(self.data.size, generator=torch.Generator().manual_seed(self.plan.seed))
-        count = round(self.share * self.data.size) if self.chooses and self.held is None else 0
-        if self.chooses and self.held is None and not 0 < count < self.data.size:
+        count = self._held_out()
+        self.out, self.rest = order[:count], order[count:].sort().values
+
+    def _held_out(self) -> int:
+        """How many of the examples are held out."""
+        if not self.chooses or self.held is not None:
+            return 0
+        count = round(self.share * self.data.size)
+        if not 0 < count < self.data.size - 1:
             raise ValueError(
                 f"validation={self.share:g} of {self.data.size} examples holds out {count}, which cannot choose among "
-                f"{len(self.weights)} kl_weight and {len(self.lengths)} epochs: give another share, or one number of each"
+                f"{len(self.weights)} kl_weight and {len(self.lengths)} epochs: give another share, held-out data, or "
+                "one number of each"
             )
-        self.out, self.rest = order[:count], order[count:].sort().values
-        settings = {**asdict(self.plan), "kl_weight": list(self.weights), "epochs": list(self.lengths)}
-        settings |= {"validation": self.share, "models": len(self.objectives), "examples": self.data.size}
-        self.checkpoint = Checkpoint(self.path, {**settings, "calibrate": self.calibrate})
-        self.judged: list[Judged] = []
-        self.widenings = [1.0] * len(self.objectives)
+        return count
 
-    def run(self) -> tuple[Trial, list[Judged], float]:
-        """The finished training, what was chosen for each model (empty if nothing was), and the seconds."""
-        start = time.monotonic()
-        with torch.random.fork_rng():
-            torch.manual_seed(self.plan.seed)
-            self._begin()
-            with Progress("fit", self._steps()) as self.progress:
-                if self.chooses:
-                    self._search()
-                chosen = best(self.judged, len(self.objectives), self.data.own) if self.chooses else []
-                self.chosen = [each.kl_weight for each in chosen] or [self.weights[0]] * len(self.objectives)
-                plan = replace(self.plan, epochs=chosen[0].epochs if chosen else self.lengths[0])
-                trial = self._train(self.objectives, self.chosen, self.data, torch.arange(self.data.size), plan, "")
-            trial.members.write_back()
-            self._calibrate(trial, chosen)
-        return trial, chosen, time.monotonic() - start
+    def check(self) -> None:
+        """Raise for what does not fit together, before anything is changed."""
+        check(self.objectives, "data", self.data, self.rest, 2)
+        if self.held is not None:
+            check(self.objectives, "validation", self.held, torch.arange(self.held.size), 1)
+        error = refusal(self.objectives, self.data, self.rest) if len(self.objectives) > 1 else None
+        if error is not None:
+            raise ValueError(f"these models cannot train in one vmap, fit them one by one ({error})") from error
+        self.checkpoint = Checkpoint(self.path, {} if self.path is None else self._settings())
 
-    def _calibrate(self, trial: Trial, chosen: list[Judged]) -> None:
-        """Widen the likelihoods as held-out data say."""
-        if self.calibrate and chosen:
-            self.widenings = [each.widening for each in chosen]
-        elif self.calibrate and self.held is not None:
-            self.widenings = [widening for widening, _ in judge(trial.members, self.held, None, True)]
-        for objective, widening in zip(self.objectives, self.widenings, strict=True):
-            if widening != 1:
-                objective.likelihood.widen_(widening)
+    def _settings(self) -> dict:
+        """What the result depends on."""
+        return {
+            **asdict(self.plan), "epochs": list(self.lengths), "kl_weight": list(self.weights),
+            "validation": self.share if self.held is None else fingerprint.of_data(self.held),
+            "calibrate": self.calibrate, "data": fingerprint.of_data(self.data),
+            "models": fingerprint.of_models(self.objectives), "likelihood": repr(self.objectives[0].likelihood),
+        }  # fmt: skip
 
-    def _begin(self) -> None:
-        """Start, or go on, with what the checkpoint holds."""
-        content = self.checkpoint.content
-        self.started = content.get("start") or [copy.deepcopy(each.state_dict()) for each in self.objectives]
-        for objective, state in zip(self.objectives, self.started, strict=True):
-            objective.load_state_dict(state)
-        self.judged = [Judged(*each) for each in content.get("judged", [])]
-        self.unfinished = content.get("trial")
+    def run(self) -> History:
+        """Choose, train and calibrate; what :meth:`check` has passed."""
+        run = Run(self.objectives, self.plan.seed, self.checkpoint)
+        with run.progress:
+            chosen = self._search(run) if self.chooses else []
+            weights = [each.kl_weight for each in chosen] or [self.weights[0]] * len(self.objectives)
+            trial = self._final(run, weights, chosen[0].epochs if chosen else self.lengths[0])
+            widenings = self._calibrate(run, trial, chosen)
+        return History.of(self.objectives, trial, weights, widenings, run.judged, run.seconds)
 
-    def _steps(self) -> int:
-        """How many steps are left, of all trials and the training; as if the longest were chosen."""
-        size = min(self.plan.batch_size, len(self.rest))
-        of_search = sum(map(_short, self.lengths)) * -(-len(self.rest) // size) * len(self._groups())
-        return max(self.lengths) * -(-self.data.size // self.plan.batch_size) + self.chooses * of_search
+    def _search(self, run: Run) -> list[Judged]:
+        """The best trial for each model, of copies with every number of epochs and weight of the KL."""
+        tried = {(each.epochs, each.kl_weight) for each in run.judged}
+        groups = self._groups()
+        left = [(length, weights) for length in self.lengths for weights in groups if (length, weights[0]) not in tried]
+        of_trials = sum(self._steps(self.rest, self._short(length)) for length, _ in left)
+        run.expect(of_trials + self._steps(self.all, max(self.lengths)))
+        for length, weights in left:
+            self._try(run, length, weights)
+        return best(run.judged, len(self.objectives), self.data.own)
 
     def _groups(self) -> list[tuple[float, ...]]:
-        """The KL's weights that train together: those of small models."""
-        size = sum(p.numel() for p in self.objectives[0].parameters())
-        together = len(self.objectives) > 1 or size <= SMALL
-        return [tuple(self.weights)] if together else [(weight,) for weight in self.weights]
+        """The KL's weights that train together: those of several models, or of a small one that vmap can follow."""
+        copies = self.objectives * len(self.weights)
+        small = sum(p.numel() for p in self.objectives[0].parameters()) <= SMALL
+        if len(self.objectives) > 1 or (small and refusal(copies, self.data, self.rest) is None):
+            return [tuple(self.weights)]
+        return [(weight,) for weight in self.weights]
 
-    def _search(self) -> None:
-        """Train copies of the models with every number of epochs and weight of the KL, and judge them."""
-        tried = {(each.epochs, each.kl_weight) for each in self.judged}
-        for epochs in self.lengths:
-            for weights in self._groups():
-                if (epochs, weights[0]) not in tried:
-                    self._try(epochs, weights)
-
-    def _try(self, epochs: int, weights: Sequence[float]) -> None:
-        plan = replace(self.plan, epochs=_short(epochs))
+    def _try(self, run: Run, epochs: int, weights: Sequence[float]) -> None:
+        """Train copies of every model with these weights, and judge them."""
         copies = [copy.deepcopy(each) for each in self.objectives for _ in weights]
+        seeds = [self.plan.seed + k for k in range(len(self.objectives)) for _ in weights]
+        of_copies = list(weights) * len(self.objectives)
         data = self.data.repeated(len(weights))
-        title = f"choosing, KL × {', '.join(f'{weight:g}' for weight in weights)}: "
-        trial = self._train(copies, list(weights) * len(self.objectives), data, self.rest, plan, title)
+        plan = replace(self.plan, epochs=self._short(epochs))
+        trial = Trial(members(copies, compile=self.compile), of_copies, seeds, data, self.rest, plan)
+        run.train(trial, "choosing")
         trial.members.write_back()
-        data, numbers = (self.data, self.out) if self.held is None else (self.held, None)
-        for i, result in enumerate(judge(trial.members, data.repeated(len(weights)), numbers, self.calibrate)):
-            model, which = divmod(i, len(weights))
-            self.judged.append(Judged(model, epochs, weights[which], *result))
-        self._save(None)
+        data, numbers = (data, self.out) if self.held is None else (self.held.repeated(len(weights)), None)
+        for i, result in enumerate(judge(trial.members, data, numbers, self.calibrate, run.progress)):
+            run.judged.append(Judged(i // len(weights), epochs, of_copies[i], *result))
+        run.save(None)
 
-    def _train(
-        self, objectives: list[Objective], weights: list[float], data: Examples, numbers: Tensor, plan: Plan, title: str
-    ) -> Trial:
-        """One trial, from where the checkpoint left it."""
-        members = Members(objectives, compile=self.compile)
-        trial = Trial(members, torch.tensor(weights), data, numbers, plan)
-        if self.unfinished is not None:
-            trial.load(self.unfinished)
-            self.checkpoint.restore_random_state()
-            self.unfinished = None
-        while trial.epoch < plan.epochs:
-            for nll, divergence in trial.run_epoch():
-                self.progress.note = f"{title}epoch {trial.epoch + 1}/{plan.epochs}, "
-                self.progress.note += f"NLL {nll.mean():.4g}, KL {divergence.mean():.4g} nats per example"
-                self.progress.advance(1)
-            self._save(trial)
+    def _final(self, run: Run, weights: list[float], epochs: int) -> Trial:
+        """The training of the models themselves, on all data."""
+        run.expect(self._steps(self.all, epochs))
+        seeds = [self.plan.seed + k for k in range(len(self.objectives))]
+        together = members(self.objectives, compile=self.compile)
+        trial = Trial(together, weights, seeds, self.data, self.all, replace(self.plan, epochs=epochs))
+        run.train(trial, "training")
+        run.save(trial)
+        trial.members.write_back()
         return trial
 
-    def _save(self, trial: Trial | None) -> None:
-        judged = [tuple(each) for each in self.judged]
-        state = None if trial is None else trial.state()
-        self.checkpoint.save(now=trial is None, start=self.started, judged=judged, trial=state)
+    def _calibrate(self, run: Run, trial: Trial, chosen: list[Judged]) -> list[float]:
+        """Widen the likelihoods as held-out data say."""
+        widenings = [1.0] * len(self.objectives)
+        if self.calibrate and self.held is not None:  # which the training has not seen
+            widenings = [widening for widening, _ in judge(trial.members, self.held, None, True, run.progress)]
+        elif self.calibrate and chosen:
+            widenings = [each.widening for each in chosen]
+        for objective, widening in zip(self.objectives, widenings, strict=True):
+            if widening != 1:
+                objective.likelihood.widen_(widening)
+        return widenings
 
+    def _steps(self, numbers: Tensor, epochs: int) -> int:
+        return epochs * len(pieces(numbers, self.plan.batch_size))
 
-def _short(epochs: int) -> int:
-    """How long a trial is that stands for a training of ``epochs``."""
-    return math.ceil(TRIAL * epochs)
+    def _short(self, epochs: int) -> int:
+        """How long a trial is that stands for a training of ``epochs``."""
+        return math.ceil((TRIAL if self.objectives[0].likelihood.discrete else 1) * epochs)

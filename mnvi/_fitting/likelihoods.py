@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
+from .._progress import Progress
 from ..likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood, Standardized, StudentT
 from ..predictive import SHORT_NAMES
 from .examples import Examples
@@ -32,24 +33,31 @@ def likelihoods(likelihood: Likelihood | str, data: Examples, models: int) -> li
         raise ValueError(f"likelihood must be {known}, got {likelihood!r}{hint}")
     if likelihood not in REAL:
         return [names[likelihood]() for _ in range(models)]
-    mean, std = _moments(data)
-    if not bool((std > 0).all()):
-        raise ValueError("a target is constant, so there is nothing to learn of it")
-    pick = [slice(None)] * models if not data.own else range(models)
+    mean, std = _moments(data, REAL[likelihood]())
+    pick = range(models) if data.own else [slice(None)] * models
     return [Standardized(REAL[likelihood](), mean[k], std[k]) for k in pick]
 
 
-def _moments(data: Examples) -> tuple[Tensor, Tensor]:
+def _moments(data: Examples, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the targets over the examples, of each column and each model's own."""
     axis = int(data.own)
-    target = torch.cat([_target(batch.target) for batch in data.everything()], axis)
+    target = torch.cat(_targets(data), axis)
+    likelihood.check_support(target.movedim(axis, 0))
     if target.shape[axis] < 2:
-        raise ValueError("one example has no spread to standardise targets by; give a likelihood object")
+        raise ValueError(f"data: at least 2 examples are needed, got {target.shape[axis]}")
+    target = target if target.is_floating_point() else target.to(torch.get_default_dtype())
     std, mean = torch.std_mean(target, axis)
+    if not bool((std > 0).all()):
+        raise ValueError(f"a target is constant, so there is nothing to learn of it; its standard deviations are {std}")
     return mean, std
 
 
-def _target(target: Tensor | None) -> Tensor:
-    if target is None or not (target.is_floating_point() or target.dtype == torch.int64):
-        raise TypeError(f"real targets are expected, got {None if target is None else target.dtype}")
-    return target.to(torch.get_default_dtype()) if not target.is_floating_point() else target
+def _targets(data: Examples, size: int = 500) -> list[Tensor]:
+    """Those of all examples, of which a Dataset has to be read once."""
+    found = []
+    with Progress("targets", data.size) as progress:
+        for batch in data.everything(size=size):
+            assert batch.target is not None
+            found.append(batch.target)
+            progress.advance(batch.target.shape[int(data.own)])
+    return found

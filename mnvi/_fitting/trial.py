@@ -1,14 +1,16 @@
 """One training of one or several models at given weights of their KLs."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .examples import Examples, TensorExamples
+from .._inputs import Inputs
+from ..objective import why_not_finite
+from .examples import Examples
 from .members import Members
 
 LOG_SCALES = 3.0  # rate of logarithms of scales beside that of means
@@ -35,16 +37,27 @@ class Trial:
 
     Args:
         members: what to train.
-        weights: of the KL at the end, (K,).
+        weights: of the KL at the end, one for each member.
+        seeds: of the order of each member's examples; members of one seed see the same batches.
         examples: of which those of ``numbers`` are for training.
     """
 
-    def __init__(self, members: Members, weights: Tensor, examples: Examples, numbers: Tensor, plan: Plan) -> None:
+    def __init__(
+        self,
+        members: Members,
+        weights: Sequence[float],
+        seeds: Sequence[int],
+        examples: Examples,
+        numbers: Tensor,
+        plan: Plan,
+    ) -> None:
         self.members, self.examples, self.numbers, self.plan = members, examples, numbers, plan
-        self.weights = weights.to(members.device)
-        self.batch_size = min(plan.batch_size, len(numbers))
-        self.steps = plan.epochs * math.ceil(len(numbers) / self.batch_size)
-        self.step, self.records = 0, []
+        self.weights = torch.tensor(weights, device=members.device)
+        self.seeds = list(seeds) if examples.may_differ and len(set(seeds)) > 1 else [seeds[0]]
+        self.stacked = members.count > 1 and (examples.own or len(self.seeds) > 1)
+        self.steps = plan.epochs * len(pieces(numbers, plan.batch_size))
+        self.step = 0
+        self.records: list[dict[str, Any]] = []
         groups = members.groups(plan.lr, LOG_SCALES)
         self.rates = [group["lr"] for group in groups]
         floating = all(p.dtype in (torch.float32, torch.float64) for p in members.parameters.values())
@@ -57,40 +70,43 @@ class Trial:
 
     def run_epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Take the steps of one epoch; gives (NLL, KL per example) of the members, (K,), after each."""
-        for objective in self.members.objectives:
-            objective.train()
-        own = self.members.count > 1 and isinstance(self.examples, TensorExamples)
-        totals = torch.zeros(2, self.members.count, device=self.members.device)
-        count = 0
-        for batch in self.examples.batches(self._order(own)):
-            nll, divergence = self._step(batch.to(self.members.device), own)
-            totals += torch.stack([nll, divergence])
-            count += 1
+        totals: Tensor | float = 0.0
+        batches = pieces(self.order(), self.plan.batch_size)
+        for batch in self.examples.batches(batches):
+            nll, divergence = self._step(batch.to(self.members.device))
+            totals = totals + torch.stack([nll, divergence.to(nll)])
             yield nll, divergence
-        nll, divergence = (totals / count).cpu()
-        _check_finite(nll + divergence, self.epoch + 1)
-        self.records.append({"epoch": self.epoch + 1, "nll": nll.tolist(), "kl": divergence.tolist()})
+        nll, divergence = torch.as_tensor(totals / len(batches)).tolist()
+        self.records.append({"epoch": self.epoch + 1, "nll": nll, "kl": divergence})
 
-    def _step(self, batch: Any, own: bool) -> tuple[Tensor, Tensor]:
-        progress = self.step / self.steps
+    def order(self) -> Tensor:
+        """The examples' numbers in this epoch's order, (N,) or (K, N): it follows from seed and epoch alone."""
+        orders = []
+        for seed in self.seeds:
+            generator = torch.Generator().manual_seed(1_000_003 * seed + self.epoch)
+            orders.append(self.numbers[torch.randperm(len(self.numbers), generator=generator)])
+        return torch.stack(orders) if len(orders) > 1 else orders[0]
+
+    def _step(self, batch: Inputs) -> tuple[Tensor, Tensor]:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * progress))
-        rise = min(1.0, (self.step + 1) / max(1.0, self.plan.warmup * self.steps))
-        drawn = [self.members.losses(batch, own) for _ in range(self.plan.draws)]
+            group["lr"] = rate * annealed(self.step / self.steps)
+        drawn = [self.members.losses(batch, self.stacked) for _ in range(self.plan.draws)]
         nll, divergence = (torch.stack(each).mean(0) for each in zip(*drawn, strict=True))
         divergence = divergence / len(self.numbers)
+        losses = nll + rise(self.step, self.plan.warmup * self.steps) * self.weights * divergence
+        self._check_finite(losses, nll)
         self.optimizer.zero_grad()
-        (nll + rise * self.weights * divergence).sum().backward()
+        losses.sum().backward()
         self.optimizer.step()
         self.step += 1
         return nll.detach(), divergence.detach()
 
-    def _order(self, own: bool) -> list[Tensor]:
-        """The batches of this epoch: a permutation that follows from the seed and the epoch alone."""
-        generator = torch.Generator().manual_seed(1_000_003 * self.plan.seed + self.epoch)
-        size, count = len(self.numbers), self.members.count if own else 1
-        orders = torch.stack([self.numbers[torch.randperm(size, generator=generator)] for _ in range(count)])
-        return list((orders if own else orders[0]).split(self.batch_size, dim=-1))
+    def _check_finite(self, losses: Tensor, nll: Tensor) -> None:
+        if not bool(losses.isfinite().all()):
+            k = int((~losses.isfinite()).nonzero()[0])
+            which = f" of {self.members.count} models, number {k}," if self.members.count > 1 else ""
+            why = why_not_finite(losses[k], nll[k], self.members.member(k).model, None)
+            raise ValueError(f"epoch {self.epoch + 1},{which} KL weight {self.weights[k]:g}: {why}")
 
     def state(self) -> dict[str, Any]:
         """What is needed to go on after a kill."""
@@ -106,9 +122,20 @@ class Trial:
         self.step, self.records = state["step"], state["records"]
 
 
-def _check_finite(loss: Tensor, epoch: int) -> None:
-    if not bool(loss.isfinite().all()):
-        which = f" of model {int((~loss.isfinite()).nonzero()[0])}" if len(loss) > 1 else ""
-        raise ValueError(
-            f"the loss{which} is not finite in epoch {epoch}; look at inputs and targets; a smaller lr may help"
-        )
+def annealed(progress: float) -> float:
+    """The share of its rate that a parameter has, from 1 at the first step to 0 at the end: half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def rise(step: int, steps: float) -> float:
+    """The share of the KL's weight at ``step`` = 0, 1, …: linear up to 1 at the last of so many steps."""
+    return min(1.0, (step + 1) / max(1.0, steps))
+
+
+def pieces(numbers: Tensor, size: int) -> list[Tensor]:
+    """Numbers (…, N) in batches of ``size``; a last one of one example, which batch norm refuses, joins the other."""
+    found = list(numbers.split(size, -1))
+    if size > 1 and len(found) > 1 and found[-1].shape[-1] == 1:
+        last = found.pop()
+        found[-1] = torch.cat([found[-1], last], -1)
+    return found

@@ -6,7 +6,7 @@ factor is one file beside this one with both, and one row in a test table.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .._torch.dtypes import Device
 
+Convolve = Callable[[Tensor, Tensor], Tensor]
 Split = tuple[int, int]  # how a vector of a·b numbers is made of two axes: channels, kernel positions
 
 
@@ -35,6 +36,10 @@ class FactorSpec(ABC):
     @abstractmethod
     def num_parameters(self, size: int, split: Split | None = None) -> int:
         """How many numbers the module will hold, without allocating them."""
+
+    def multiply_adds(self, size: int, split: Split | None = None) -> int:
+        """About how many multiplications the product of F and one vector takes: one for every number held."""
+        return self.num_parameters(size, split)
 
 
 @runtime_checkable
@@ -100,6 +105,14 @@ class Factor(nn.Module, ABC):
     def transpose_norm(self, x: Tensor) -> Tensor:
         """‖Fᵀ x‖ for every row of ``x``: (..., n) to (..., 1); its gradient is 0 at x = 0."""
         return torch.linalg.vector_norm(self.multiply_transpose(x), dim=-1, keepdim=True)
+
+    def patch_norm(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
+        """‖Fᵀ x‖ for every patch of a convolution's input ``x`` (N, channels, …): shape (N, groups, *locations).
+
+        ``convolve(x, kernels)`` applies (groups·k, n) kernels to ``x`` and returns (N, groups·k, *locations).
+        """
+        products = convolve(x, self.matrix().mT.repeat(groups, 1))  # the columns of F as kernels, once for each group
+        return torch.linalg.vector_norm(products.unflatten(1, (groups, -1)), dim=2)
 
     @abstractmethod
     def variance(self) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from .._torch.dtypes import Device
 from ..linalg.contraction import contract_diagonal
-from .base import Factor, FactorSpec, NaturalPart, Split
+from ..linalg.elementary import safe_sqrt
+from .base import Convolve, Factor, FactorSpec, NaturalPart, Split
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class DiagonalFactor(Factor):
     def multiply_transpose(self, x: Tensor) -> Tensor:
         return x * self.log_diagonal.exp()
 
+    def patch_norm(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
+        return independent_patch_norm(x, self.variance(), convolve, groups)
+
     def variance(self) -> Tensor:
         return (2 * self.log_diagonal).exp()
 
@@ -74,3 +78,9 @@ class DiagonalFactor(Factor):
     @property
     def like(self) -> Tensor:
         return self.log_diagonal
+
+
+def independent_patch_norm(x: Tensor, variance: Tensor, convolve: Convolve, groups: int) -> Tensor:
+    """:meth:`Factor.patch_norm` of a diagonal F Fᵀ, from one kernel, ``variance``, of the squared input."""
+    # A convolution routine may sum in a transformed domain, so a square near 0 can come out below it.
+    return safe_sqrt(convolve(x.square(), variance.expand(groups, -1)).clamp_min(0))

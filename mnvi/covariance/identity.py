@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .._torch.dtypes import Device
-from .base import Factor, FactorSpec, Split
+from .base import Convolve, Factor, FactorSpec, Split
+from .diagonal import independent_patch_norm
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class IdentityFactor(Factor):
 
     def multiply_transpose(self, x: Tensor) -> Tensor:
         return x
+
+    def patch_norm(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
+        return independent_patch_norm(x, self.variance(), convolve, groups)
 
     def variance(self) -> Tensor:
         return self.anchor.new_ones(self.size)

@@ -39,6 +39,10 @@ class Kronecker(FactorSpec):
         a, b = split or most_square(size)
         return self.left.num_parameters(a) + self.right.num_parameters(b)
 
+    def multiply_adds(self, size: int, split: Split | None = None) -> int:
+        a, b = split or most_square(size)
+        return b * self.left.multiply_adds(a) + a * self.right.multiply_adds(b)
+
 
 class KroneckerFactor(Factor):
     """F = F_left ⊗ F_right, shape (n_left·n_right, m_left·m_right)."""

@@ -158,7 +158,10 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
         raise NotImplementedError(f"{type(self).__name__} has no _deviation()")
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, estimator={self.estimator!r}"
+        return f"{super().extra_repr()}, {self._posterior_repr()}"
+
+    def _posterior_repr(self) -> str:
+        return f"posterior={self.posterior.described()}, estimator={self.estimator!r}"
 
 
 def _of_type(dtype: torch.dtype, *values: Any) -> list[Any]:
@@ -180,7 +183,7 @@ def build_parts(
     options = {"device": weight.device, "dtype": weight.dtype}
     shape = (matrix.shape[0], matrix.shape[1])
     made_prior = (prior or priors.Normal()).build(shape, **options)
-    spec: Any = posterior or posteriors.MatrixNormal()
+    spec: Any = posterior or posteriors.BySize()
     made_posterior = spec.build(shape, split=column_split(weight), **options)
     made_posterior.set_scale_(scale)
     return made_prior, made_posterior

@@ -115,7 +115,7 @@ class MNConv2d(_MNConvNd, nn.Conv2d):
     Takes that layer's own arguments (stride, padding, dilation, groups, bias, padding_mode, ...), then
 
     Args:
-        posterior: family from :mod:`mnvi.posteriors`; ``None`` is ``MatrixNormal()`` with two dense factors. A
+        posterior: family from :mod:`mnvi.posteriors`; ``None`` is ``BySize()``: factors by the weight's size. A
             ``Kronecker`` column factor splits the columns into (channels, kernel positions).
         prior: prior from :mod:`mnvi.priors`; ``None`` is ``Normal(1.0)``.
         estimator: ``"weight"`` draws one weight a call. ``"local"`` draws the output at every location with its exact

@@ -14,7 +14,7 @@ class MNLinear(BayesianLayer, nn.Linear):
 
     Args:
         in_features, out_features, bias: as in ``nn.Linear``.
-        posterior: family from :mod:`mnvi.posteriors`; ``None`` is ``MatrixNormal()`` with two dense factors.
+        posterior: family from :mod:`mnvi.posteriors`; ``None`` is ``BySize()``: factors by the weight's size.
         prior: prior from :mod:`mnvi.priors`; ``None`` is ``Normal(1.0)``.
         estimator: ``"local"`` draws outputs, W x ~ N(M x, (xᵀV x)·U), independently for each row of the input (Kingma,
             Salimans & Welling, 2015); ``"weight"`` draws one weight a call.

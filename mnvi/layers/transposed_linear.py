@@ -44,7 +44,7 @@ class MNTransposedLinear(BayesianLayer, nn.Module):
         return self.posterior.transposed_output_deviation(input)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, {self.weight.shape[1]}, estimator={self.estimator!r}"
+        return f"{self.weight.shape[0]}, {self.weight.shape[1]}, {self._posterior_repr()}"
 
 
 def is_transposed_linear(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The identity, the real inner product, and the Hermitian and skew-Hermitian parts of matrices."""
+"""The identity, the real inner product, Hermitian and skew-Hermitian parts of matrices, and a root with a gradient."""
 
 import torch
 from torch import Tensor
@@ -22,3 +22,9 @@ def sym(a: Tensor) -> Tensor:
 def skew(a: Tensor) -> Tensor:
     """The skew-Hermitian part ½(a − aᴴ), exactly so."""
     return (a - a.mH) * 0.5  # complex numbers divided by 2 are not always half of themselves
+
+
+def safe_sqrt(variance: Tensor) -> Tensor:
+    """√variance, with gradient 0 instead of ∞ where the variance is 0 (an all-zero input has no noise)."""
+    positive = variance > 0
+    return torch.where(positive, variance, 1).sqrt() * positive

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 from .._deprecation import renamed
 from .base import Posterior, PosteriorSpec
+from .by_size import BySize
 from .diagonal import Diagonal
 from .matrix_normal import MatrixNormal
 from .matrix_normal_plus_diagonal import MatrixNormalPlusDiagonal
 
-__all__ = ["Diagonal", "MatrixNormal", "MatrixNormalPlusDiagonal", "Posterior", "PosteriorSpec"]
+__all__ = ["BySize", "Diagonal", "MatrixNormal", "MatrixNormalPlusDiagonal", "Posterior", "PosteriorSpec"]
 
 if not TYPE_CHECKING:
     __getattr__ = renamed(__name__, {"Family": "PosteriorSpec"})

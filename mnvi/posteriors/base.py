@@ -17,10 +17,9 @@ from torch.distributions import Distribution
 
 from .._deprecation import warn_renamed
 from .._torch.dtypes import Device
-from ..covariance.base import NaturalPart, Split
+from ..covariance.base import Convolve, NaturalPart, Split
 
 Noise = tuple[Tensor, ...]
-Convolve = Callable[[Tensor, Tensor], Tensor]
 Spread = Callable[[Tensor], Tensor]
 
 
@@ -42,6 +41,13 @@ class PosteriorSpec(ABC):
     @abstractmethod
     def num_parameters(self, shape: tuple[int, int], split: Split | None = None) -> int:
         """How many numbers the module will hold, without allocating them."""
+
+    def multiply_adds(self, shape: tuple[int, int], split: Split | None = None, *, outputs: int | None = None) -> int:
+        """About how many multiplications one draw of the weight takes, or of so many ``outputs`` by the local estimator.
+
+        A family that does not say has as many as the weight has numbers.
+        """
+        return (outputs or 1) * shape[0] * shape[1]
 
 
 class Posterior(nn.Module, ABC):
@@ -164,6 +170,10 @@ class Posterior(nn.Module, ABC):
     def _without(self, method: str, user: str) -> NotImplementedError:
         return NotImplementedError(f"{type(self).__name__} has no {method}(), which {user} needs")
 
+    def described(self) -> str:
+        """The family and its factors, such as ``"MatrixNormal(Dense(), Diagonal())"``."""
+        return _described(self)
+
     def extra_repr(self) -> str:
         return f"shape={self.shape}"
 
@@ -179,7 +189,6 @@ class Posterior(nn.Module, ABC):
         return 0.5 * n * p * (1 + math.log(2 * math.pi)) + self.log_volume()
 
 
-def safe_sqrt(variance: Tensor) -> Tensor:
-    """√variance, with gradient 0 instead of ∞ where the variance is 0 (an all-zero input has no noise)."""
-    positive = variance > 0
-    return torch.where(positive, variance, 1).sqrt() * positive
+def _described(part: nn.Module) -> str:
+    name = type(part).__name__.removesuffix("Posterior").removesuffix("Factor")
+    return f"{name}({', '.join(map(_described, part.children()))})"

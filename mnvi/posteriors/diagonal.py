@@ -9,8 +9,9 @@ from torch.distributions import Independent, Normal
 from .._torch.dtypes import Device
 from ..covariance.base import NaturalPart, Split
 from ..linalg.contraction import contract_diagonal
+from ..linalg.elementary import safe_sqrt
 from ..linalg.solve import inverse_diagonal
-from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread, safe_sqrt
+from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from .._checks import instance
 from .._torch.dtypes import Device
 from ..covariance import Dense, FactorSpec
 from ..covariance.base import NaturalPart, Split
+from ..linalg.elementary import safe_sqrt
 from ..linalg.solve import solve_triangular
-from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread, safe_sqrt
+from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class MatrixNormal(PosteriorSpec):
 
     def num_parameters(self, shape: tuple[int, int], split: Split | None = None) -> int:
         return self.row.num_parameters(shape[0]) + self.column.num_parameters(shape[1], split)
+
+    def multiply_adds(self, shape: tuple[int, int], split: Split | None = None, *, outputs: int | None = None) -> int:
+        row, column = self.row.multiply_adds(shape[0]), self.column.multiply_adds(shape[1], split)
+        return shape[0] * column + shape[1] * row if outputs is None else outputs * (row + column)
 
 
 class MatrixNormalPosterior(Posterior):
@@ -111,9 +116,7 @@ class MatrixNormalPosterior(Posterior):
         )
 
     def conv_deviation(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
-        # ‖Bᵀ patch‖ at every location, by a convolution with the columns of B as kernels, once for each group.
-        patches = convolve(x, self.column.matrix().mT.repeat(groups, 1)).movedim(1, -1)
-        norm = torch.linalg.vector_norm(patches.unflatten(-1, (groups, -1)), dim=-1)  # (N, *locations, groups)
+        norm = self.column.patch_norm(x, convolve, groups).movedim(1, -1)  # (N, *locations, groups)
         noise = self.row.multiply(torch.randn(*norm.shape[:-1], self.row.width, device=x.device, dtype=x.dtype))
         return (norm.unsqueeze(-1) * noise.unflatten(-1, (groups, -1))).flatten(-2).movedim(-1, 1)
 

@@ -54,6 +54,10 @@ class MatrixNormalPlusDiagonal(PosteriorSpec):
     def num_parameters(self, shape: tuple[int, int], split: Split | None = None) -> int:
         return MatrixNormal(self.row, self.column).num_parameters(shape, split) + shape[0] * shape[1]
 
+    def multiply_adds(self, shape: tuple[int, int], split: Split | None = None, *, outputs: int | None = None) -> int:
+        of_diagonal = Diagonal().multiply_adds(shape, split, outputs=outputs)
+        return MatrixNormal(self.row, self.column).multiply_adds(shape, split, outputs=outputs) + of_diagonal
+
 
 class MatrixNormalPlusDiagonalPosterior(Posterior):
     """The sum of two independent parts, ``matrix_normal`` and ``diagonal``."""

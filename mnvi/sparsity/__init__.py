@@ -1,9 +1,23 @@
 """From a posterior to a smaller network: score weights, prune them, see what is left, and cut it out."""
 
 from .compact import compact
+from .find_thresholds import find_thresholds
 from .prune import prune
 from .report import LayerReport, Report, report
 from .scores import prior_scale, signal_to_noise
 from .select import Select
+from .thresholds import LayerThreshold, Thresholds
 
-__all__ = ["LayerReport", "Report", "Select", "compact", "prior_scale", "prune", "report", "signal_to_noise"]
+__all__ = [
+    "LayerReport",
+    "LayerThreshold",
+    "Report",
+    "Select",
+    "Thresholds",
+    "compact",
+    "find_thresholds",
+    "prior_scale",
+    "prune",
+    "report",
+    "signal_to_noise",
+]

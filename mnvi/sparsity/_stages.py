@@ -74,7 +74,7 @@ def is_transposed(layer: nn.Module) -> bool:
     return kind is not None and kind.is_transposed
 
 
-def _is_layer_of_weights(module: nn.Module) -> bool:
+def is_layer_of_weights(module: nn.Module) -> bool:
     """Whether ``module`` is linear or a convolution, as every :class:`Stage` is, and not a subclass of these."""
     return issubclass(plain_kind(module) or nn.Module, (nn.Linear, _ConvNd))
 
@@ -86,7 +86,7 @@ def split_into_stages(links: list[Link]) -> tuple[list[nn.Module], list[Stage]]:
         ValueError: there is no layer of weights, a Bayesian layer is of an unknown kind, or what stands between two
             layers of weights is not supported.
     """
-    places = [i for i, link in enumerate(links) if _is_layer_of_weights(link.module)]
+    places = [i for i, link in enumerate(links) if is_layer_of_weights(link.module)]
     if not places:
         raise ValueError("compact needs a model with a linear or convolutional layer, this one has none")
     for i, link in enumerate(links):

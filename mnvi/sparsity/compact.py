@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from .._models.bypassed_layers import stop_checking
+from ..layers import bayesian_layers
 from ..layers.kinds import plain_kind
 from ._constant_units import UnitValues, cut_units, pass_through, with_finite_constants
 from ._module_chain import module_chain
-from ._stages import Stage, is_transposed, split_into_stages
+from ._stages import Stage, is_layer_of_weights, is_transposed, split_into_stages
 from ._unit_axes import units_in_use
 from .select import Select
 
 _CONVOLUTION = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding")
 
 
-@torch.no_grad()
 def compact(model: nn.Module) -> nn.Sequential:
     """A plain, physically smaller copy of a pruned ``model`` whose eval-mode output is the same up to rounding.
 
@@ -47,17 +47,30 @@ def compact(model: nn.Module) -> nn.Sequential:
     Raises:
         ValueError: the model is no such chain, or a layer occurs twice in it; the message names the layer.
 
+    It is a network like any other, and worth a few more epochs of plain training, with weight decay 0 and a rate that
+    falls to 0: they give back what pruning has cost.
+
     Example:
-        >>> mnvi.sparsity.prune(model, fraction=0.5, groups="rows", skip=["classifier"])
+        >>> mnvi.sparsity.prune(model, data=(x_held_out, y_held_out), groups=("rows", "columns"))
         >>> small = mnvi.sparsity.compact(model)
         >>> torch.testing.assert_close(small(x), model.eval()(x))
+        >>> small.train()  # then, for each batch of some epochs, F.cross_entropy(small(x), y).backward()
     """
-    working = copy.deepcopy(model)  # a traced forward may leave its proxies on the model
+    return compacted(model)[0]
+
+
+@torch.no_grad()
+def compacted(model: nn.Module) -> tuple[nn.Sequential, dict[str, nn.Module]]:
+    """What :func:`compact` returns, and its layers of weights by their names in ``model``."""
+    posteriors = {id(layer.posterior): layer.posterior for _, layer in bayesian_layers(model)}  # large, not needed
+    working = copy.deepcopy(model, posteriors)  # a traced forward may leave its proxies on the model
     stop_checking(working)
     head, stages = split_into_stages(module_chain(working))
     inputs = _inputs(stages)
     keeps = _keeps(stages, inputs)
-    return nn.Sequential(*map(copy.deepcopy, head), *_modules(stages, inputs, keeps)).eval()
+    small = nn.Sequential(*map(copy.deepcopy, head), *_modules(stages, inputs, keeps)).eval()
+    layers = [module for module in list(small.children())[len(head) :] if is_layer_of_weights(module)]
+    return small, {stage.name: layer for stage, layer in zip(stages, layers, strict=True)}
 
 
 def _inputs(stages: list[Stage]) -> list[UnitValues]:

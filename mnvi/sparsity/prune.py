@@ -1,31 +1,41 @@
 """Pruning: the weights, rows or columns that score lowest are dropped by masking them."""
 
 import math
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._checks import number, one_of
-from .._models.tied_weights import refuse_tied
-from ..layers import BayesianLayer, bayesian_layers
-from ._unit_axes import GROUPS, over_weights, unit_axis
+from .._checks import number
+from ..layers import bayesian_layers
+from ..likelihoods import Likelihood
+from ._cuts import Cut, Score, find_cuts, kinds_of
+from .find_thresholds import find_thresholds
 from .scores import signal_to_noise
-
-Score = Callable[[BayesianLayer, str], Tensor]
+from .thresholds import Thresholds
 
 
 @torch.no_grad()
 def prune(
     model: nn.Module,
     *,
-    threshold: float | None = None,
+    threshold: float | Thresholds | None = None,
     fraction: float | None = None,
-    groups: str = "weights",
+    data: Any = None,
+    loss: float | None = None,
+    measure: str | None = None,
+    likelihood: Likelihood | str = "categorical",
+    groups: str | Sequence[str] = "weights",
     score: Score = signal_to_noise,
     skip: Iterable[str] = (),
 ) -> nn.Module:
     """Mask the lowest-scoring weights, rows or columns of the model's Bayesian layers in place; return the model.
+
+    Give held-out ``data``, and nothing is to be guessed: as much is dropped as costs no more than ``loss`` there. The
+    whole recipe is to train, ``prune(model, data=…)``, ``compact``, and to train the compact plain network for a few
+    epochs more, which gives back what pruning cost, and often more.
 
     A dropped weight is 0 in every later mean, draw, export and checkpoint, and its stored mean, which is 0, stays so
     under every torch optimiser: ``layer.pruned`` says which are and is a buffer of the layer. Biases stay.
@@ -33,90 +43,97 @@ def prune(
     layer draws one weight a call, whatever its estimator: what is left of its deviation has no factors any more.
 
     Args:
-        threshold: drop what scores below it; finite, ≥ 0.
+        threshold: drop what scores below it; finite, ≥ 0. Or what :func:`find_thresholds` found, with its groups and
+            its score.
         fraction: drop this share, 0 ≤ f < 1, of all weights (or rows, or columns) of all layers that are not skipped,
-            the ⌊f·count⌋ lowest scores; what is pruned already counts as lowest. Give either this or ``threshold``.
-        groups: ``"weights"``, ``"rows"`` (output units, channels) or ``"columns"`` (input units, channels).
+            the ⌊f·count⌋ lowest scores; what is pruned already counts as lowest.
+        data: drop what :func:`find_thresholds` finds on these examples, which the training has not seen: a pair (x, y)
+            of tensors, a Dataset or a DataLoader. A warning says so where that is nothing. Until the search ends, the
+            model is as it was, so that an interrupt leaves it unpruned. Give one of ``threshold``, ``fraction`` and
+            ``data``.
+        loss: with ``data``, by how much the error may rise there, in percentage points; or the NLL, in nats per
+            example. ``None``: by its standard error.
+        measure: with ``data``, ``"error"`` or ``"nll"``; ``None``: the error of classes, else the NLL.
+        likelihood: with ``data``, that of the targets.
+        groups: ``"weights"``, ``"rows"`` (output units, channels), ``"columns"`` (input units, channels), or several of
+            these, as ``("rows", "columns")``. All scores are taken before anything is dropped.
         score: ``score(layer, groups)``, see :mod:`mnvi.sparsity.scores`.
-        skip: qualified names (``"classifier.2"``) left alone, with all that is below them.
+        skip: qualified names (``"classifier.2"``) left alone, with all that is below them. With ``data`` the rows of
+            the layer that is called last, the model's outputs, stay of themselves.
 
     Raises:
-        ValueError: not exactly one of ``threshold`` and ``fraction``, or out of range; unknown ``groups`` or name in
-            ``skip``; no Bayesian layer to prune; a mean that is no parameter (constrained, or under torch's own
+        ValueError: not exactly one of ``threshold``, ``fraction`` and ``data``, or out of range; unknown ``groups`` or
+            name in ``skip``; no Bayesian layer to prune; a mean that is no parameter (constrained, or under torch's own
             pruning) or is also another parameter of the model; a score that is not finite or has the wrong shape. The
             model is then unchanged.
 
     Example:
-        >>> mnvi.sparsity.prune(model, fraction=0.9)
+        >>> mnvi.sparsity.prune(model, data=(x_held_out, y_held_out), groups=("rows", "columns"))
         >>> print(mnvi.sparsity.report(model))
+        >>> small = mnvi.sparsity.compact(model).train()  # to be trained for a few epochs more
+        >>> mnvi.sparsity.prune(model, fraction=0.9)
     """
-    one_of("groups", groups, GROUPS)
-    amount = _checked_amount(threshold, fraction)
-    layers = _layers_to_prune(model, (skip,) if isinstance(skip, str) else tuple(skip))
-    refuse_tied(model, [layer for _, layer in layers], "what is pruned in one place would be in the other too")
-    scores = [_checked_scores(name, layer, groups, score) for name, layer in layers]
-    dropped = _lowest(scores, amount) if threshold is None else [s < amount for s in scores]
-    for (_, layer), drop in zip(layers, dropped, strict=True):
+    kinds = kinds_of(groups)
+    _check_amounts(threshold, fraction, data)
+    if data is not None:
+        options: Any = {"likelihood": likelihood, "groups": groups, "score": score, "skip": skip}
+        threshold = find_thresholds(model, data, loss=loss, measure=measure, **options)
+        _warn_if_nothing(threshold)
+    elif loss is not None or measure is not None or likelihood != "categorical":
+        raise ValueError("loss, measure and likelihood belong to data, which was not given")
+    if isinstance(threshold, Thresholds):
+        dropped = _below(model, threshold)
+    else:
+        cuts = find_cuts(model, kinds, score, skip)
+        dropped = _lowest(cuts, kinds, fraction) if threshold is None else [(cut, cut.below(threshold)) for cut in cuts]
+    for cut, drop in dropped:
         if drop.any():
-            _drop(layer, drop if groups == "weights" else over_weights(drop, layer.weight, unit_axis(layer, groups)))
+            cut.layer.pruned.masked_fill_(drop, 1)
+            cut.layer.settle_()
     return model
 
 
-def _checked_amount(threshold: float | None, fraction: float | None) -> float:
-    """The one of them that was given."""
-    if (threshold is None) == (fraction is None):
-        raise ValueError(f"give either threshold or fraction, got threshold={threshold} and fraction={fraction}")
-    return number("threshold", threshold, 0) if fraction is None else number("fraction", fraction, 0, 1, below=True)
+def _check_amounts(threshold: float | Thresholds | None, fraction: float | None, data: Any) -> None:
+    """Raise unless one of them was given and is in range."""
+    if sum(each is not None for each in (threshold, fraction, data)) != 1:
+        given = "data" if data is not None else "no data"
+        raise ValueError(
+            f"give either threshold or fraction or data, got threshold={threshold}, fraction={fraction} and {given}"
+        )
+    if fraction is not None:
+        number("fraction", fraction, 0, 1, below=True)
+    elif threshold is not None and not isinstance(threshold, Thresholds):
+        number("threshold", threshold, 0)
 
 
-def _layers_to_prune(model: nn.Module, skip: tuple[str, ...]) -> list[tuple[str, BayesianLayer]]:
-    names = dict(model.named_modules(remove_duplicate=False))
-    for name in skip:
-        if name not in names:
-            raise ValueError(
-                f"the model has no module named {name!r}; its Bayesian layers are "
-                f"{', '.join(repr(layer) for layer, _ in bayesian_layers(model)) or 'none'}"
-            )
-    skipped = {module for name in skip for module in names[name].modules()}
-    layers = [(name, layer) for name, layer in bayesian_layers(model) if layer not in skipped]
-    if not layers:
-        reason = f"skip={skip} leaves none" if skipped else f"there is none in this {type(model).__name__}"
-        raise ValueError(f"only Bayesian layers can be pruned and {reason}")
-    for name, layer in layers:
-        if not isinstance(layer._parameters.get("weight"), nn.Parameter):
-            raise ValueError(
-                f"the mean of layer {name!r} is made anew at every use and cannot keep zeros: skip the layer, or call "
-                "remove_parametrizations (after mnvi.constrain) or torch.nn.utils.prune.remove first"
-            )
-        layer.settle_()
-    return layers
+def _below(model: nn.Module, found: Thresholds) -> list[tuple[Cut, Tensor]]:
+    """What the thresholds that were found for this model drop."""
+    values = {(each.name, each.groups): each.threshold for each in found.layers}
+    names = [name for name, _ in bayesian_layers(model)]
+    if missing := sorted({name for name, _ in values} - {*names}):
+        raise ValueError(f"the thresholds are of another model: this one has no Bayesian layer {missing[0]!r}")
+    kinds = tuple(dict.fromkeys(groups for _, groups in values))
+    cuts = find_cuts(model, kinds, found.score, [name for name in names if all(name != each for each, _ in values)])
+    return [(cut, cut.below(values[cut.name, cut.groups])) for cut in cuts if (cut.name, cut.groups) in values]
 
 
-def _checked_scores(name: str, layer: BayesianLayer, groups: str, score: Score) -> Tensor:
-    """The layer's scores, −∞ for what is pruned already."""
-    alive = layer.pruned == 0
-    if groups != "weights":
-        alive = alive.movedim(unit_axis(layer, groups), 0).flatten(1).any(1)
-    scores = score(layer, groups)
-    if scores.shape != alive.shape:
-        expected, got = tuple(alive.shape), tuple(scores.shape)
-        raise ValueError(f"the scores of layer {name!r} must have shape {expected} for groups={groups!r}, got {got}")
-    bad = alive & ~torch.isfinite(scores)
-    if bad.any():
-        raise ValueError(f"{int(bad.sum())} of {bad.numel()} scores of layer {name!r} are not finite")
-    return scores.masked_fill(~alive, -math.inf)
+def _warn_if_nothing(found: Thresholds) -> None:
+    if not any(each.threshold for each in found.layers):
+        warnings.warn(
+            f"nothing was pruned: every attempt costs more than is allowed on the held-out examples ({found})",
+            stacklevel=4,
+        )
 
 
-def _lowest(scores: list[Tensor], fraction: float) -> list[Tensor]:
-    """The share ``fraction`` of lowest scores over all layers; among equal ones the first in order."""
-    together = torch.cat([s.flatten().to("cpu", torch.float64) for s in scores])
-    count = math.floor(fraction * len(together) + 1e-9)  # 0.29·100 is 28.999999999999996
-    dropped = torch.zeros_like(together, dtype=torch.bool)
-    dropped[together.argsort(stable=True)[:count]] = True
-    parts = dropped.split([s.numel() for s in scores])
-    return [part.view_as(s).to(s.device) for part, s in zip(parts, scores, strict=True)]
-
-
-def _drop(layer: BayesianLayer, drop: Tensor) -> None:
-    layer.pruned.masked_fill_(drop, 1)
-    layer.settle_()
+def _lowest(cuts: list[Cut], kinds: Sequence[str], fraction: Any) -> list[tuple[Cut, Tensor]]:
+    """Of every kind the share ``fraction`` of lowest scores over all layers; among equal ones the first in order."""
+    found = []
+    for kind in kinds:
+        own = [cut for cut in cuts if cut.groups == kind]
+        together = torch.cat([cut.scores.flatten().to("cpu", torch.float64) for cut in own])
+        count = math.floor(fraction * len(together) + 1e-9)  # 0.29·100 is 28.999999999999996
+        dropped = torch.zeros_like(together, dtype=torch.bool)
+        dropped[together.argsort(stable=True)[:count]] = True
+        for cut, part in zip(own, dropped.split([cut.scores.numel() for cut in own]), strict=True):
+            found.append((cut, cut.weights_of(part.view_as(cut.scores).to(cut.scores.device))))
+    return found

@@ -108,7 +108,7 @@ def test_every_choice_runs_and_writes_everything(tmp_path, monkeypatch, options)
     digits = data.load("digits")
     small = networks.load_compact(tmp_path / "out" / "compact.pt")
     probs = metrics.probabilities(small, digits.test_x)
-    assert metrics.evaluate(probs, digits.test_y) == result["metrics"]["compacted"]
+    assert metrics.evaluate(probs, digits.test_y) == result["metrics"]["fine-tuned"]
     assert sum(p.numel() for p in small.parameters()) == result["parameters"]["compacted"]
     if "--posterior mn " in options:
         for name, width in (("training.png", 1800), ("weights.png", 1950)):
@@ -538,22 +538,26 @@ def test_pruning_rows_keeps_the_classes_and_the_model(trained):
 
 
 @pytest.mark.slow
-def test_the_chosen_threshold_is_the_largest_allowed(trained):
+def test_finetuning_trains_a_copy_and_nothing_for_no_epochs(trained):
+    digits = data.load("digits")
+    small = compact(pruning.pruned(trained, "rows", 2.0))
+    before = metrics.evaluate(metrics.probabilities(small, digits.train_x), digits.train_y)
+    same = pruning.finetuned(small, digits, 0, 32, 1e-3, 0)
+    tuned = pruning.finetuned(small, digits, 2, 32, 1e-3, 0)
+    assert metrics.evaluate(metrics.probabilities(same, digits.train_x), digits.train_y) == before
+    assert metrics.evaluate(metrics.probabilities(small, digits.train_x), digits.train_y) == before
+    assert metrics.evaluate(metrics.probabilities(tuned, digits.train_x), digits.train_y)["nll"] < before["nll"] / 2
+    assert not tuned.training
+
+
+def test_what_held_out_images_allow_is_pruned(trained):
     x, y = torch.randn(50, 1, 8, 8), torch.randint(10, (50,))
     y[:40] = trained(x).argmax(1)[:40]
-    for tolerance in (0.0, 5.0):
-        threshold = pruning.choose_threshold(trained, "weights", x, y, tolerance)
-        least = metrics.accuracy(metrics.probabilities(trained, x), y) - tolerance - 1e-9
-        reached = [
-            metrics.accuracy(metrics.probabilities(pruning.pruned(trained, "weights", t), x), y)
-            for t in pruning.THRESHOLDS
-        ]
-        allowed = [t for t, value in zip(pruning.THRESHOLDS, reached, strict=True) if value >= least]
-        assert threshold in [*allowed, 0.0]
-        above = [t for t in allowed if t > threshold]
-        hopeless = [t for t, value in zip(pruning.THRESHOLDS, reached, strict=True) if value < least - pruning.HOPELESS]
-        assert not above or min(hopeless) < min(above)
-    assert threshold > 0
+    for groups in pruning.GROUPS:
+        sparse = pruning.pruned(trained, groups, pruning.search(trained, groups, (x, y), 5.0))
+        before, after = (metrics.accuracy(metrics.probabilities(each, x), y) for each in (trained, sparse))
+        assert after >= before - 5.0 - 1e-9
+        assert report(sparse).left < report(trained).left
 
 
 def test_help_names_every_setting(capsys):

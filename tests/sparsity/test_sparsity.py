@@ -309,19 +309,6 @@ def test_report_counts_a_hand_made_mask():
     assert (result.total.rows_left, result.total.columns_left) == (3, 2)
 
 
-def test_report_prints_an_aligned_table():
-    lines = str(report(masked_model())).splitlines()
-    assert lines == [
-        "layer | weights | left | dropped % | rows left | columns left",
-        "------+---------+------+-----------+-----------+-------------",
-        "0     |       6 |    1 |     83.33 |       1/2 |          1/3",
-        "1     |      16 |    5 |     68.75 |       2/2 |          1/2",
-        "------+---------+------+-----------+-----------+-------------",
-        "total |      22 |    6 |     72.73 |       3/4 |          2/5",
-        "deterministic: 1 (Conv2d)",
-    ]
-
-
 def test_report_is_json_and_safe_where_nothing_is_left():
     result = report(masked_model())
     data = json.loads(json.dumps(result.to_dict()))

@@ -1,0 +1,93 @@
+"""What is wrong with model, data and likelihood together, said before anything is changed."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .._data_checks import check_examples
+from .._inputs import Inputs
+from ..likelihoods.base import described
+from .examples import Examples, TensorExamples
+from .members import members
+from .models import Objective
+
+
+def check(objectives: Sequence[Objective], name: str, data: Examples, numbers: Tensor, least: int) -> None:
+    """Raise for data that the models cannot learn from: tensors are looked at whole, of a Dataset two examples.
+
+    Args:
+        name: what messages call the data.
+        numbers: of the examples.
+        least: the smallest number of examples.
+
+    Raises:
+        TypeError, ValueError: they do not fit, naming what came.
+    """
+    if data.size < least:
+        raise ValueError(f"{name}: at least {least} examples are needed, got {data.size}")
+    batch = data.batch(numbers[:2])
+    different = objectives if data.own else objectives[:1]
+    for k, objective in enumerate(different):
+        seen = batch.map(lambda tensor, k=k: tensor[k]) if data.own else batch
+        every = data.of_model(k) if isinstance(data, TensorExamples) else seen
+        assert every.target is not None
+        x = every.named or (every.positional[0] if len(every.positional) == 1 else every.positional)
+        likelihood = copy.deepcopy(objective.likelihood).to(every.target.device)
+        try:
+            check_examples(x, every.target, likelihood, output=output(objective.model, seen), least=1)
+        except (TypeError, ValueError) as error:
+            which = f" of model {k}" if len(different) > 1 else ""
+            raise type(error)(f"{name}{which}: {error}") from error
+
+
+@torch.no_grad()
+def output(model: nn.Module, batch: Inputs) -> object:
+    """What the model returns in eval mode, in which nothing of it changes; then it is in its modes again."""
+    device = next(model.parameters()).device
+    with _in_eval_mode(model):
+        try:
+            return batch.to(device).call(model)
+        except RuntimeError as error:
+            raise ValueError(f"the model does not take {_what(batch)}{_advice(model, batch)} ({error})") from error
+
+
+def refusal(objectives: Sequence[Objective], data: Examples, numbers: Tensor) -> Exception | None:
+    """Why these do not train in one vmap, found out by one loss of copies and its derivative; ``None`` if they do."""
+    device = next(objectives[0].parameters()).device
+    together = members([copy.deepcopy(each).to(device) for each in objectives])
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            batch = data.batch(numbers[:2]).to(device)
+            nll, divergence = together.losses(batch, data.own)
+            (nll + divergence).sum().backward()
+    except Exception as error:  # whatever the model does that vmap cannot follow
+        return error
+    return None
+
+
+def _what(batch: Inputs) -> str:
+    return ", ".join(described(each) for each in (*batch.positional, *batch.named.values()))
+
+
+def _advice(model: nn.Module, batch: Inputs) -> str:
+    """What makes inputs of another precision than the model's fit, if they are."""
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    tensors = (each for each in (*batch.positional, *batch.named.values()) if isinstance(each, Tensor))
+    other = next((each.dtype for each in tensors if each.is_floating_point() and each.dtype != own), None)
+    if own is None or other is None:
+        return ""
+    return f" of {other}, as its parameters are {own}: x.{'float()' if own == torch.float32 else f'to({own})'} fits"
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

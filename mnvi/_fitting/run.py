@@ -1,0 +1,79 @@
+"""A fit under way: how far it is, on disk and on the terminal."""
+
+import copy
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._progress import Progress
+from . import random_state
+from .checkpoint import Checkpoint
+from .judging import Judged
+from .models import Objective
+from .trial import Trial
+
+
+class Run:
+    """What has been judged so far, and the trainings that follow; it begins where the checkpoint ends.
+
+    Attributes:
+        judged: the trials so far.
+        progress: the line on the terminal.
+    """
+
+    def __init__(self, objectives: Sequence[Objective], seed: int, checkpoint: Checkpoint) -> None:
+        self.checkpoint, self.progress = checkpoint, Progress("fit", 0)
+        self.start, content = time.monotonic(), checkpoint.content
+        self.device = next(objectives[0].model.parameters()).device
+        self.before: float = content.get("seconds", 0.0)
+        self.judged = [Judged(*each) for each in content.get("judged", [])]
+        self._unfinished = content.get("trial")
+        if content:
+            self._begun = content["start"]
+            for objective, state in zip(objectives, self._begun, strict=True):
+                objective.load_state_dict(state)
+            random_state.go_on(content["random_state"], self.device)
+        else:
+            self._begun = [copy.deepcopy(each.state_dict()) for each in objectives] if checkpoint.path else []
+            random_state.begin(seed, self.device)
+
+    @property
+    def seconds(self) -> float:
+        """What all has taken, before a kill and after."""
+        return self.before + time.monotonic() - self.start
+
+    def expect(self, steps: int) -> None:
+        """So many steps are left."""
+        self.progress.total = self.progress.done + steps
+
+    def train(self, trial: Trial, stage: str) -> None:
+        """Go through with a trial, from where the checkpoint left it."""
+        if self._unfinished is not None:
+            trial.load(self._unfinished)
+            self._unfinished = None
+            self.progress.total = (self.progress.total or 0) - trial.step
+        while trial.epoch < trial.plan.epochs:
+            for losses in trial.run_epoch():
+                self.progress.note = lambda losses=losses: _note(stage, trial, *losses)
+                self.progress.advance(1)
+            if self.checkpoint.due:
+                self.save(trial)
+
+    def save(self, trial: Trial | None) -> None:
+        """Write down how far it is: within a trial, or between two."""
+        self.checkpoint.save(
+            start=self._begun,
+            judged=[tuple(each) for each in self.judged],
+            trial=None if trial is None else trial.state(),
+            seconds=self.seconds,
+            random_state=random_state.random_state(self.device),
+        )
+
+
+def _note(stage: str, trial: Trial, nll: Tensor, divergence: Tensor) -> str:
+    """What the terminal is told beside steps and time; of several models the mean."""
+    epoch = min(trial.epoch + 1, trial.plan.epochs)
+    means = torch.stack([nll.mean(), divergence.mean()]).tolist()
+    return f"{stage}, epoch {epoch}/{trial.plan.epochs}: NLL {means[0]:.3g}, KL {means[1]:.3g} nats/example"
