@@ -1,32 +1,37 @@
 """Regression on the tables of the UCI repository: matrix-normal posteriors beside what else is used.
 
     python -m examples.papers.uci --sets yacht --splits 3 --steps 2000 --out runs/uci-try    # a minute or two
-    python -m examples.papers.uci --threads 2 --out runs/uci                                 # everything; hours
+    python -m examples.papers.uci --out runs/uci                                             # everything; TIME
 
 Nine sets with their published splits, 20 of each (5 of protein), of which a tenth is the test. The networks, one hidden
 layer of 50 units (100 for protein) with learnt noise, train on all splits at once. Everything that is chosen is chosen
-on a part of the training rows alone, by the same rule for every method (uci_methods.py): the weight of the KL, the
-length of a training without one, the share of dropout, rate and first Hessian of IVON, and for each the scale of the
-noise. Laplace has its prior and noise from the marginal likelihood.
+on held-out parts of a split's training rows alone, by the same rule for every method (uci_choice.py), at most two
+things for a method, and the scale of the noise for each. Laplace has its prior and noise from the marginal likelihood.
 
-    mn, diagonal             Bayesian networks: matrix-normal posteriors with diagonal factors, and one scale a weight
-    mn-ensemble              the mixture of five of these
-    plain, ensemble          networks without a posterior, and the mixture of five (Lakshminarayanan et al., 2017)
-    dropout                  MC dropout, of the share of three that held-out rows choose (Gal & Ghahramani, 2016)
-    laplace                  the linearized Laplace approximation around plain networks (Immer et al., 2021)
-    ivon                     IVON (Shen et al., 2024); needs ivon-opt
+    method      rows of the table       chosen
+    mn          mn, mn-ensemble         the weight of the KL; matrix-normal posteriors with diagonal factors
+    dropout     dropout                 the share that is dropped, and how long (Gal & Ghahramani, 2016)
+    plain       plain, ensemble         how long a network without a posterior trains; it overfits
+                laplace                 the linearized Laplace approximation around these (Immer et al., 2021)
+    diagonal    diagonal                the weight of the KL; one scale for each weight
+    ivon        ivon                    rate and first Hessian (Shen et al., 2024); needs ivon-opt
+
+An ensemble is the mixture of five networks of a split (Lakshminarayanan et al., 2017, arXiv:1612.01474), of which the
+first alone is the row above.
 
 Beside them is what Louizos & Welling (2016, arXiv:1603.04733) published for VMG, which has matrix-normal posteriors of
 one hidden layer of as many units with pseudo-data, on such splits. Means and standard errors over splits; RMSE in the
 targets' units, log-likelihood in nats per row.
 
-A set and method that is done is not done again, and a killed one goes on where it was.
+The first three methods on the five small sets come first, then these on the large ones, then the other methods. What is
+done is not done again, and a killed run goes on where it was.
 """
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,23 +40,33 @@ from matplotlib.figure import Figure
 from examples.common import checkpoints, command_line
 from examples.common.command_line import option, parse
 from examples.common.comparison import finished, report
-from examples.papers import uci_data, uci_ivon
-from examples.papers.uci_data import SETS, Split
+from examples.papers import uci_choice, uci_data, uci_ivon, uci_networks
+from examples.papers.uci_choice import Recipe, Train
+from examples.papers.uci_data import SETS
 from examples.papers.uci_laplace import laplace
-from examples.papers.uci_methods import POSTERIORS, Outcome, Recipe, bayesian, dropout, plain
 from examples.papers.uci_scores import PUBLISHED, SCORES, reached, scores, summary, table
 
 MEMBERS = 5  # of an ensemble
-METHODS: dict[str, Callable[[Sequence[Split], Recipe, Path], Outcome]] = {
-    "mn": partial(bayesian, posterior=POSTERIORS["mn"], each=1),
-    "mn-ensemble": partial(bayesian, posterior=POSTERIORS["mn"], each=MEMBERS),
-    "diagonal": partial(bayesian, posterior=POSTERIORS["diagonal"], each=1),
-    "plain": partial(plain, each=1),
-    "ensemble": partial(plain, each=MEMBERS),
-    "dropout": dropout,
-    "laplace": laplace,
-    "ivon": uci_ivon.ivon,
+
+
+@dataclass(frozen=True)
+class Method:
+    """What it chooses from, and the row of one network of a split, and that of an ensemble of them, if there is one."""
+
+    candidates: Sequence[Train]
+    row: str
+    ensemble: str | None = None
+
+
+METHODS = {
+    "mn": Method(uci_networks.MATRIX_NORMAL, "mn", "mn-ensemble"),
+    "dropout": Method(uci_networks.DROPOUT, "dropout"),
+    "plain": Method(uci_networks.PLAIN, "plain", "ensemble"),
+    "diagonal": Method(uci_networks.DIAGONAL, "diagonal"),
+    "ivon": Method(uci_ivon.CANDIDATES, "ivon"),
 }
+FIRST = ("mn", "dropout", "plain")  # to run
+ROWS = ("mn", "mn-ensemble", "dropout", "plain", "ensemble", "laplace", "diagonal", "ivon")
 
 
 @dataclass(frozen=True)
@@ -83,13 +98,20 @@ def main(argv: list[str] | None = None) -> dict:
     torch.set_num_threads(settings.threads)
     torch.set_flush_denormal(True)
     folder = checkpoints.prepare(settings.out)
-    for name in settings.tables:
-        for method in command_line.names(settings.methods, [*METHODS]):
-            if method == "ivon" and (advice := uci_ivon.missing()):
-                print(f"{name}, ivon is left out: {advice}", flush=True)
-            else:
-                run(name, method, settings, folder)
+    for name, method in order(settings.tables, command_line.names(settings.methods, [*METHODS])):
+        if method == "ivon" and (advice := uci_ivon.missing()):
+            print(f"{name}, ivon is left out: {advice}", flush=True)
+        else:
+            run(name, method, settings, folder)
     return collect(folder)
+
+
+def order(tables: Sequence[str], methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Every set with every method: the first methods on small sets, on large ones, then the others likewise."""
+    small = [name for name in SETS[:5] if name in tables]
+    large = [name for name in SETS[5:] if name in tables]
+    first, others = [m for m in METHODS if m in methods and m in FIRST], [m for m in methods if m not in FIRST]
+    return [(name, method) for ms in (first, others) for names in (small, large) for name in names for method in ms]
 
 
 def recipe(name: str, settings: Settings) -> Recipe:
@@ -98,36 +120,51 @@ def recipe(name: str, settings: Settings) -> Recipe:
 
 
 def run(name: str, method: str, settings: Settings, folder: Path) -> None:
-    """Train and test one method on one set, unless it is done, and write ``SET/METHOD.json``."""
-    chosen = recipe(name, settings)
-    kept = {"splits": settings.splits, **asdict(chosen), "hidden": [*chosen.hidden], "kl_weights": [*chosen.kl_weights]}
+    """Choose, train and test one method on one set, unless it is done, and write ``SET/ROW.json`` of each row."""
+    chosen, which = recipe(name, settings), METHODS[method]
+    kept = {"splits": settings.splits, **asdict(chosen), "hidden": [*chosen.hidden]}
     place = checkpoints.prepare(folder / name)
-    if method in finished(place, [method], kept):
+    rows = [row for row in (which.row, which.ensemble, "laplace" if method == "plain" else None) if row]
+    if len(finished(place, rows, kept)) == len(rows):
         return
     splits = uci_data.load(name, settings.splits)
-    began, checkpoint = time.process_time(), place / f"{method}.pt"
     print(f"{name}, {method}: {len(splits)} splits of {len(splits[0].x)} training rows", flush=True)
-    outcome = METHODS[method](splits, chosen, checkpoint)
-    torch.manual_seed(settings.seed)
-    rows = [scores(each, split.test_y) for each, split in zip(outcome.predictions, splits, strict=True)]
-    found = summary(rows)
-    result = {
-        **{"method": method, "set": name, "settings": kept, "versions": checkpoints.versions()},
-        **{"seconds": time.process_time() - began, "chosen": outcome.chosen, "summary": found, "splits": rows},
-    }
-    checkpoints.write_json(place / f"{method}.json", result)
-    checkpoint.unlink(missing_ok=True)
-    print("  " + ", ".join(f"{score} {mean:.4g} ± {error:.2g}" for score, (mean, error) in found.items()), flush=True)
+    start, unfinished = time.process_time(), place / f"{method}.{fingerprint(kept)}"
+    choices = uci_choice.choose(splits, chosen, which.candidates, unfinished)
+    members = MEMBERS if which.ensemble else 1
+    final = uci_choice.finish(splits, chosen, which.candidates, choices, members, unfinished)
+    found = {which.row: [each[:1] for each in final.predictions]}
+    if which.ensemble:
+        found[which.ensemble] = final.predictions
+    if method == "plain":
+        found["laplace"] = laplace(splits, final)
+    common = {
+        "set": name, "settings": kept, "versions": checkpoints.versions(), "seconds": time.process_time() - start,
+        "candidates": [str(each) for each in which.candidates], "chosen": [asdict(each) for each in choices],
+    }  # fmt: skip
+    for row, predictions in found.items():
+        torch.manual_seed(settings.seed)
+        of_splits = [scores(each, split.test_y) for each, split in zip(predictions, splits, strict=True)]
+        means = summary(of_splits)
+        checkpoints.write_json(place / f"{row}.json", {"method": row, **common, "summary": means, "splits": of_splits})
+        print(f"  {row}: " + ", ".join(f"{s} {m:.4g} ± {e:.2g}" for s, (m, e) in means.items()), flush=True)
+    for path in place.glob(f"{unfinished.name}.*"):
+        path.unlink()
+
+
+def fingerprint(settings: dict) -> str:
+    """Eight digits that tell unfinished runs of different settings apart."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def collect(folder: Path) -> dict:
     """Put the results in ``folder`` into ``result.json`` and ``uci.png``, and print the tables."""
-    runs = {name: found for name in SETS if (found := finished(folder / name, [*METHODS]))}
+    runs = {name: found for name in SETS if (found := finished(folder / name, ROWS))}
     for score in SCORES if runs else ():
         print(f"\n{score}\n\n{table(runs, score)}")
-    for method in METHODS if runs else ():
-        errors, densities, sets = reached(runs, method)
-        print(f"{method}: reaches VMG's RMSE on {errors} of {sets} sets, its log-likelihood on {densities}")
+    for row in ROWS if runs else ():
+        errors, densities, sets = reached(runs, row)
+        print(f"{row}: reaches VMG's RMSE on {errors} of {sets} sets, its log-likelihood on {densities}")
     return report(folder, "uci", {"runs": runs}, lambda path: figure(path, runs))
 
 

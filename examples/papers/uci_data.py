@@ -13,18 +13,29 @@ import torch
 from torch import Tensor
 
 from examples.common.comparison import arrays
+from mnvi.likelihoods import Likelihood, Standardized
 
-SETS = ("boston", "concrete", "energy", "kin8nm", "naval", "power", "protein", "wine", "yacht")
+SETS = ("yacht", "boston", "energy", "concrete", "wine", "kin8nm", "power", "naval", "protein")  # by size
 
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs (n, d) with mean 0 and deviation 1 in the training rows, targets (n, 1) in their own units."""
+    """Inputs (n, d) and targets (n, 1) with mean 0 and deviation 1 in the training rows; those of the test in units.
+
+    Attributes:
+        mean, std: of the training targets, in units.
+    """
 
     x: Tensor
     y: Tensor
     test_x: Tensor
     test_y: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def in_units(self, likelihood: Likelihood) -> Standardized:
+        """The likelihood of the targets in units, of one of the standardized ones."""
+        return Standardized(likelihood, self.mean, self.std)
 
 
 def load(name: str, most: int) -> list[Split]:
@@ -47,9 +58,9 @@ def load(name: str, most: int) -> list[Split]:
 
 def split(x: np.ndarray, y: np.ndarray, test: np.ndarray, size: int) -> Split:
     """The rows outside ``test``, the first ``size`` of them, for training, in float32; a constant column becomes 0."""
-    train = np.flatnonzero(~test)[:size]
+    train, held = np.flatnonzero(~test)[:size], np.flatnonzero(test)
     mean, std = x[train].mean(0), x[train].std(0)
+    center, scale = y[train].mean(), y[train].std()
     inputs = (x - mean) / np.where(std > 0, std, 1.0)
-    both = [torch.tensor(each, dtype=torch.float32) for each in (inputs, y[:, None])]
-    chosen = torch.tensor(train), torch.tensor(np.flatnonzero(test))
-    return Split(*(each[rows] for rows in chosen for each in both))
+    parts = inputs[train], (y[train, None] - center) / scale, inputs[held], y[held, None], center, scale
+    return Split(*(torch.tensor(part, dtype=torch.float32) for part in parts))

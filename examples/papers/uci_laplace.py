@@ -7,34 +7,34 @@ arXiv:2008.08400). α and σ² are where the marginal likelihood is greatest (Ma
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from examples.papers.uci_choice import Final
 from examples.papers.uci_data import Split
-from examples.papers.uci_methods import Outcome, Recipe, train_plain
-from mnvi.likelihoods import HeteroscedasticGaussian, Likelihood, Prediction, Standardized
+from examples.papers.uci_networks import FittedNetworks
+from mnvi.likelihoods import HeteroscedasticGaussian, Prediction
 
 ROUNDS = 100  # of the fixed-point iteration
 
 
-def laplace(splits: Sequence[Split], recipe: Recipe, checkpoint: Path) -> Outcome:
-    """Plain networks, and the Laplace approximation around each."""
-    found = train_plain(splits, recipe, checkpoint)
-    predictions = [
-        [approximated(model, likelihood, split)]
-        for model, likelihood, split in zip(found.models, found.likelihoods, splits, strict=True)
-    ]
-    return Outcome(predictions, {"epochs": found.history.epochs})
+def laplace(splits: Sequence[Split], final: Final) -> list[list[Prediction]]:
+    """Of every split's test, around the first of its plain networks: one normal distribution for each row."""
+    found = []
+    for k, split in enumerate(splits):
+        networks, first = final.networks[k]
+        assert isinstance(networks, FittedNetworks)
+        found.append([approximated(networks.models[first], split)])
+        print(f"\r  laplace, split {k + 1} of {len(splits)}", end="", flush=True)
+    print()
+    return found
 
 
-def approximated(model: nn.Module, likelihood: Likelihood, split: Split) -> Prediction:
-    """The prediction of a split's test: one normal distribution for each row."""
-    assert isinstance(likelihood, Standardized)
-    mean, std = likelihood.mean, likelihood.std
-    residuals = ((split.y - mean) / std - model(split.x)).detach().double()
+def approximated(model: nn.Module, split: Split) -> Prediction:
+    """The prediction of a split's test."""
+    residuals = (split.y - model(split.x)).detach().double()
     weights = torch.cat([p.detach().flatten() for p in model.parameters()]).double()
     values, vectors = torch.linalg.eigh(gram(model, split.x))
     values = values.clamp_min(0)
@@ -42,8 +42,7 @@ def approximated(model: nn.Module, likelihood: Likelihood, split: Split) -> Pred
     rotated = jacobian(model, split.test_x).double() @ vectors
     variance = (rotated.square() / (values / noise + alpha)).sum(1, keepdim=True) + noise
     output = model(split.test_x).detach(), (0.5 * variance.log()).float()
-    normal = Standardized(HeteroscedasticGaussian(), mean, std)
-    return normal.prediction(tuple(each[None] for each in output))
+    return split.in_units(HeteroscedasticGaussian()).prediction(tuple(each[None] for each in output))
 
 
 def jacobian(model: nn.Module, x: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ import pytest
 import scipy.stats
 import torch
 
-from examples.papers import uci, uci_data, uci_ivon, uci_laplace, uci_scores
-from examples.papers.uci_methods import Recipe, network
+import mnvi
+from examples.papers import uci, uci_choice, uci_data, uci_ivon, uci_laplace, uci_scores
+from examples.papers.uci_choice import Recipe
+from examples.papers.uci_networks import network
 from mnvi.likelihoods import Gaussian
 
 TINY = ["--sets", "yacht", "--splits", "2", "--steps", "20"]
@@ -37,16 +39,16 @@ def table(tmp_path, monkeypatch):
     return x, y, mask
 
 
-METHODS = [name for name in uci.METHODS if name != "ivon" or uci_ivon.missing() is None]
+ROWS = [row for row in uci.ROWS if row != "ivon" or uci_ivon.missing() is None]
 
 
 @pytest.mark.filterwarnings("ignore:the KL still changed")
 def test_a_smoke_run_of_every_method(tmp_path, capsys):
     out = tmp_path / "out"
     result = uci.main([*TINY, "--out", str(out)])
-    assert list(result["runs"]["yacht"]) == METHODS
+    assert list(result["runs"]["yacht"]) == ROWS
     assert json.loads((out / "result.json").read_text()) == result
-    assert {path.name for path in (out / "yacht").iterdir()} == {f"{name}.json" for name in METHODS}
+    assert {path.name for path in (out / "yacht").iterdir()} == {f"{row}.json" for row in ROWS}
     for run in result["runs"]["yacht"].values():
         assert len(run["splits"]) == 2
         assert all(math.isfinite(value) for row in run["splits"] for value in row.values())
@@ -58,18 +60,87 @@ def test_a_smoke_run_of_every_method(tmp_path, capsys):
         uci.main([*TINY[:-1], "21", "--out", str(out)])
 
 
+@pytest.mark.filterwarnings("ignore:the KL still changed")
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
+    options = [*TINY, "--methods", "mn", "--out"]
+    whole = uci.main([*options, str(tmp_path / "whole")])["runs"]
+    fit, calls = mnvi.fit, []
+
+    def killed_in_the_third(*arguments, **options):
+        calls.append(options["kl_weight"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(mnvi, "fit", killed_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        uci.main([*options, str(tmp_path / "parts")])
+    parts = uci.main([*options, str(tmp_path / "parts")])["runs"]
+    assert calls[:4] == [1.0, 0.3, 0.1, 0.1]  # the first two are not trained again
+    for row in ("mn", "mn-ensemble"):
+        assert parts["yacht"][row]["splits"] == whole["yacht"][row]["splits"]
+        assert parts["yacht"][row]["chosen"] == whole["yacht"][row]["chosen"]
+
+
 def test_standardized_by_the_training_rows_alone(table):
     x, y, mask = table
     split = uci_data.split(x, y, mask[0], 54)
     changed, targets = x.copy(), y.copy()
     changed[mask[0]], targets[mask[0]] = 1e3, -1e3
     other = uci_data.split(changed, targets, mask[0], 54)
-    assert torch.equal(split.x, other.x)
-    assert torch.equal(split.y, other.y)
+    for name in ("x", "y", "mean", "std"):
+        assert torch.equal(getattr(split, name), getattr(other, name))
     assert len(split.test_y) == 6
     np.testing.assert_allclose(split.x[:, :2].std(0, correction=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(split.y.std(0, correction=0), 1, rtol=1e-5)
     assert bool((split.x[:, 2] == 0).all())  # a constant column
     assert len(uci_data.split(x, y, mask[0], 50).x) == 50
+
+
+@pytest.mark.parametrize(("size", "folds", "held"), [(54, 5, 10), (1999, 5, 399), (2000, 1, 200)])
+def test_parts_hold_every_row_out_at_most_once(size, folds, held):
+    found = uci_choice.parts(size, seed=3)
+    assert [len(out) for _, out in found] == [held] * folds
+    for rest, out in found:
+        assert sorted(torch.cat([rest, out]).tolist()) == list(range(size))
+    outs = torch.cat([out for _, out in found])
+    assert len(outs.unique()) == len(outs)
+
+
+def test_held_out_rows_choose_the_likelier_networks_and_their_noise(tmp_path):
+    """Of networks that are off by a constant, with a noise that is far too small."""
+    torch.manual_seed(0)
+    x = torch.arange(200.0)[:, None]
+    noise = 0.5 * torch.randn(200, 1)
+    split = uci_data.Split(x, noise, x, noise, torch.tensor(0.0), torch.tensor(1.0))
+
+    class Constant:
+        log_scales = [math.log(0.1)] * 5
+
+        def __init__(self, value):
+            self.value = value
+
+        def drawn(self, inputs, count):
+            return [torch.full((count, len(rows), 1), self.value) for rows in inputs]
+
+    def candidate(value):
+        def train(pairs, recipe, checkpoint):
+            for rows, y in pairs:  # four fifths of the rows, with the targets that belong to them
+                assert len(rows) == 160
+                assert torch.equal(y, noise[rows[:, 0].long()])
+            return Constant(value)
+
+        return train
+
+    candidates = [candidate(value) for value in (2.0, 0.0, -1.0)]
+    [choice] = uci_choice.choose([split], Recipe(draws=2), candidates, tmp_path / "kept")
+    assert choice.candidate == 1
+    # an estimate of log c of 200 rows has a deviation of 1/√400, and is pulled by 1/(400·0.3²) towards 0
+    assert math.log(0.1 * choice.widening) == pytest.approx(math.log(0.5), abs=5 / 20 + 0.03 * math.log(5))
+    deviation = noise.square().mean().sqrt().item()
+    expected = -scipy.stats.norm.logpdf(noise, 0, 0.1 * choice.widening).mean()
+    assert choice.loss == pytest.approx(expected, rel=1e-4)
+    assert 0.1 * choice.widening == pytest.approx(deviation, rel=0.06)
 
 
 def test_scores_against_scipy():
