@@ -1,4 +1,4 @@
-"""How good predictions of real numbers are, what was published, and tables of both."""
+"""Scores over splits beside what was published, and tables of both."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from examples.common import intervals
 from mnvi.likelihoods import Prediction
 
 # RMSE and log-likelihood of VMG: Louizos & Welling, 2016, arXiv:1603.04733, table 1.
@@ -16,20 +17,12 @@ PUBLISHED = {
     "yacht": (0.77, -1.29),
 }  # fmt: skip
 SCORES = ("rmse", "log_likelihood", "coverage")
-SAMPLES = 2000  # of an observation, for intervals
 
 
-def scores(members: Sequence[Prediction], y: Tensor) -> dict[str, float]:
-    """RMSE, mean log-likelihood and share of the targets (n, 1) in 95 % intervals, of a mixture of equal parts."""
-    mean = torch.stack([each.mean for each in members]).mean(0)
-    density = torch.stack([each.log_prob(y) for each in members]).logsumexp(0) - math.log(len(members))
-    draws = torch.cat([each.sample(SAMPLES // len(members)) for each in members])
-    low, high = draws.quantile(torch.tensor([0.025, 0.975]), 0)
-    return {
-        "rmse": (mean - y).double().square().mean().sqrt().item(),
-        "log_likelihood": density.double().mean().item(),
-        "coverage": ((low <= y) & (y <= high)).double().mean().item(),
-    }
+def scores(parts: Sequence[Prediction], y: Tensor) -> dict[str, float]:
+    """Those of SCORES, of the mixture of a split's predictions, on its test targets (n, 1)."""
+    found = intervals.scores(parts, y)
+    return {"rmse": found["rmse"], "log_likelihood": -found["nll"], "coverage": found["coverage"]}
 
 
 def summary(rows: Sequence[dict[str, float]]) -> dict[str, list[float]]:
