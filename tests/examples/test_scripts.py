@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from examples import manifold_optimization, natural_gradient, orthogonal_rnn, regression, uncertainty
+from examples import manifold_optimization, natural_gradient, orthogonal_rnn, uncertainty
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ("uncertainty", "regression", "manifold_optimization", "orthogonal_rnn", "natural_gradient", "sparsify")
@@ -36,24 +36,6 @@ def test_metrics_of_certain_predictions():
     assert row["accuracy"] == 50
     assert row["ece"] == pytest.approx(40)
     assert row["nll"] == pytest.approx(-(math.log(0.9) + math.log(0.1)) / 2)
-
-
-def test_two_steps_of_regression():
-    rows = regression.main(regression.Settings(epochs=1, batch_size=150, draws=3))
-    assert list(rows) == ["least squares", "plain network", "Bayesian network"]
-    line = rows["least squares"]
-    assert 80 < line["inside"] < 100  # of 142 patients, by intervals that should hold 90 %
-    assert 45 < line["error"] < 65
-    for row in rows.values():
-        assert row["width"] > 0
-        assert all(math.isfinite(value) for value in row.values())
-
-
-@pytest.mark.slow
-def test_the_bayesian_intervals_are_honest_and_the_plain_ones_are_not():
-    rows = regression.main(regression.Settings(epochs=100))
-    assert rows["Bayesian network"]["inside"] > 85 > rows["plain network"]["inside"]
-    assert rows["Bayesian network"]["log-likelihood"] > rows["plain network"]["log-likelihood"]
 
 
 def test_two_steps_on_manifolds(capsys):

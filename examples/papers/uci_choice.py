@@ -1,0 +1,167 @@
+"""How every method on tables is chosen and trained: by held-out training rows, then five networks on all of them.
+
+Below 2,000 training rows five folds are held out in turn, so that all rows judge; above, a tenth does once. The
+networks of all splits and folds train together. The candidate under whose mixture of draws the held-out targets of a
+split are most probable wins; at the same time these rows widen the learnt noise.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from examples.common import checkpoints
+from examples.papers.uci_data import Split
+from mnvi.likelihoods import Gaussian, Prediction
+
+FOLDS, SMALL, SHARE = 5, 2000, 10  # folds below so many rows, else one part of so many
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every method trains; the defaults are those of the published table.
+
+    Attributes:
+        hidden: units of the hidden layers.
+        steps: of the longest training.
+        batch_size: rows a step, at most; the batches of an epoch have one size.
+        lr: of Adam at the start; cosine-annealed.
+        prior: deviation of a weight times the root of the number of its inputs.
+        warmup: share of the steps in which the KL's weight rises.
+        draws: for a prediction.
+        seed: of initial weights, batches and what is held out.
+    """
+
+    hidden: tuple[int, ...] = (50,)
+    steps: int = 10_000
+    batch_size: int = 128
+    lr: float = 1e-2
+    prior: float = 2.0
+    warmup: float = 0.8
+    draws: int = 100
+    seed: int = 0
+
+    def batch(self, size: int) -> int:
+        """Rows a step, of so many rows."""
+        return math.ceil(size / math.ceil(size / self.batch_size))
+
+    def epochs(self, size: int, share: float = 1.0) -> int:
+        """How many make this share of the steps on so many rows."""
+        return max(1, round(share * self.steps / math.ceil(size / self.batch_size)))
+
+
+class Networks(Protocol):
+    """Trained networks of standardized targets.
+
+    Attributes:
+        log_scales: of their learnt noise.
+    """
+
+    log_scales: list[float]
+
+    def drawn(self, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
+        """For each network its own inputs (n, d), and of so many draws the outputs (count, n, 1)."""
+        ...
+
+
+Pair = tuple[Tensor, Tensor]
+Train = Callable[[Sequence[Pair], Recipe, Path], Networks]  # on a pair each; the path is of a checkpoint
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What held-out rows say of a split: number of the candidate, nats per row (standardized), factor of the noise."""
+
+    candidate: int
+    loss: float
+    widening: float
+
+
+@dataclass(frozen=True)
+class Final:
+    """The networks of all training rows, ``members`` of each split in turn, and what they predict of the tests."""
+
+    networks: dict[int, tuple[Networks, int]]  # by split: the networks that trained with its candidate, where its are
+    predictions: list[list[Prediction]]
+
+
+def parts(size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Numbers of the rows that train, and of those that are held out, of every fold; folds have one size."""
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    folds, count = (FOLDS, size // FOLDS) if size < SMALL else (1, size // SHARE)
+    held = [order[k * count : (k + 1) * count].sort().values for k in range(folds)]
+    return [(_others(out, size), out) for out in held]
+
+
+def choose(splits: Sequence[Split], recipe: Recipe, candidates: Sequence[Train], place: Path) -> list[Choice]:
+    """The best candidate of every split; what is judged is kept in the file ``place``.json."""
+    kept = place.with_name(place.name + ".choices.json")
+    judged: list[list[Choice]] = []
+    if kept.exists():
+        judged = [[Choice(*each) for each in of_candidate] for of_candidate in json.loads(kept.read_text())]
+    folds = parts(len(splits[0].x), recipe.seed)
+    for number, train in enumerate(candidates[len(judged) :], len(judged)):
+        print(f"  candidate {number + 1} of {len(candidates)}", flush=True)
+        pairs = [(split.x[rest], split.y[rest]) for split in splits for rest, _ in folds]
+        path = place.with_name(place.name + f".{number}.pt")
+        networks = train(pairs, recipe, path)
+        judged.append([Choice(number, *each) for each in judge(splits, folds, networks, recipe)])
+        checkpoints.write_json(kept, [[[c.candidate, c.loss, c.widening] for c in each] for each in judged])
+        path.unlink(missing_ok=True)
+    return [min(of_split, key=lambda each: each.loss) for of_split in zip(*judged, strict=True)]
+
+
+def judge(
+    splits: Sequence[Split], folds: Sequence[tuple[Tensor, Tensor]], networks: Networks, recipe: Recipe
+) -> list[tuple[float, float]]:
+    """(nats per held-out row, widening) of every split: the noise of its folds, which is one, widened on all rows."""
+    drawn = networks.drawn([split.x[out] for split in splits for _, out in folds], recipe.draws)
+    found, count = [], len(folds)
+    for k, split in enumerate(splits):
+        mine = slice(k * count, (k + 1) * count)
+        likelihood = Gaussian()
+        torch.nn.init.constant_(likelihood.log_scale, sum(networks.log_scales[mine]) / count)
+        outputs, target = torch.cat(drawn[mine], 1), torch.cat([split.y[out] for _, out in folds])
+        widening = likelihood.calibrate_(outputs, target)
+        found.append((-likelihood.log_prob(outputs, target).double().mean().item(), widening))
+    return found
+
+
+def finish(
+    splits: Sequence[Split], recipe: Recipe, candidates: Sequence[Train], chosen: Sequence[Choice], members: int,
+    place: Path,
+) -> Final:  # fmt: skip
+    """Train ``members`` networks of each split with its candidate on all training rows, and predict the test."""
+    networks: dict[int, tuple[Networks, int]] = {}
+    predictions: dict[int, list[Prediction]] = {}
+    for number in sorted({choice.candidate for choice in chosen}):
+        which = [k for k, choice in enumerate(chosen) if choice.candidate == number]
+        print(f"  {len(which)} splits with candidate {number + 1}, {members} networks each", flush=True)
+        pairs = [(splits[k].x, splits[k].y) for k in which for _ in range(members)]
+        trained = candidates[number](pairs, recipe, place.with_name(place.name + f".final-{number}.pt"))
+        drawn = trained.drawn([splits[k].test_x for k in which for _ in range(members)], recipe.draws)
+        for at, k in enumerate(which):
+            mine = range(at * members, (at + 1) * members)
+            scales = [trained.log_scales[i] + math.log(chosen[k].widening) for i in mine]
+            predictions[k] = [predicted(splits[k], drawn[i], scale) for i, scale in zip(mine, scales, strict=True)]
+            networks[k] = trained, at * members
+    return Final(networks, [predictions[k] for k in range(len(splits))])
+
+
+def predicted(split: Split, drawn: Tensor, log_scale: float) -> Prediction:
+    """The mixture of standardized outputs (S, n, 1) with this noise, in units."""
+    likelihood = Gaussian()
+    torch.nn.init.constant_(likelihood.log_scale, log_scale)
+    with torch.no_grad():
+        return split.in_units(likelihood).prediction(drawn)
+
+
+def _others(rows: Tensor, size: int) -> Tensor:
+    chosen = torch.ones(size, dtype=torch.bool)
+    chosen[rows] = False
+    return chosen.nonzero()[:, 0]
