@@ -175,6 +175,7 @@ BAD_CONVERSIONS = {
     "estimator": ({"estimator": "both"}, ValueError, "estimator"),
     "empty estimator": ({"estimator": ""}, ValueError, "estimator"),
     "prior that does not fit": ({"prior": mnvi.priors.Normal(torch.ones(3, 128))}, ValueError, "scale"),
+    "bias posterior": ({"bias_posterior": "normal"}, TypeError, "bias_posterior"),
     "unknown keyword": ({"posteriors": None}, TypeError, "posteriors"),
 }
 

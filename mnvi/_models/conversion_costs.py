@@ -46,14 +46,15 @@ def warn_if_large(layers: dict[Any, str], posterior: PosteriorSpec, estimator: s
     )
 
 
-def log_conversion(layers: Iterable[BayesianLayer]) -> None:
-    """Say in the log "mnvi", at level INFO, which families and priors the converted ``layers`` have got."""
+def log_conversion(layers: Iterable[BayesianLayer], norms: int) -> None:
+    """Say in the log "mnvi", at level INFO, the families and priors of ``layers``, and the number of ``norms``."""
     layers = list(layers)
     families = Counter(f"{layer.posterior.described()} under {type(layer.prior).__name__}" for layer in layers)
     weights = sum(layer.weight.numel() for layer in layers)
     added = sum(each.numel() for layer in layers for each in layer.posterior.parameters())
     chosen = ", ".join(f"{count} × {family}" for family, count in families.most_common())
-    logger.info("to_bayesian: %s; %s numbers beside %s weights", chosen, f"{added:,}", f"{weights:,}")
+    beside = f"; {norms} norms" if norms else ""
+    logger.info("to_bayesian: %s; %s numbers beside %s weights%s", chosen, f"{added:,}", f"{weights:,}", beside)
 
 
 def _cost(name: str, layer: Any, posterior: PosteriorSpec, estimator: str | None) -> _Cost:

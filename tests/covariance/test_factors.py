@@ -10,6 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, vmap
 
 from mnvi.covariance import BlockDiagonal, Dense, Diagonal, Identity, Kronecker, LowRank
+from mnvi.linalg import triangular
 from tests.cases import FACTORS, cases
 from tests.laws import assert_close, randomise
 
@@ -17,6 +18,13 @@ pytestmark = pytest.mark.usefixtures("float64")
 SIZE = 12
 EXACT = {name: factor for name, factor in FACTORS.items() if "low-rank" not in name and "nested" not in name}
 SCALED = {name: factor for name, factor in FACTORS.items() if name != "identity"}
+
+
+@pytest.fixture(autouse=True, params=["small", "panels"])
+def path(request, monkeypatch):
+    """Dense factors of both ways of computing, which their size chooses."""
+    if request.param == "panels":
+        monkeypatch.setattr(triangular, "SMALL", 0)
 
 
 def build(description, size=SIZE, std=0.5, split=None):

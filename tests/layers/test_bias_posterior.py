@@ -248,16 +248,17 @@ def test_without_it_biases_and_norms_stay_deterministic():
     assert not any("bias_posterior" in name for name, _ in model.named_modules())
 
 
-@pytest.mark.parametrize(
-    ("options", "names"),
-    [
-        ({"skip": ["1", "4"]}, {"0", "5"}),
-        ({"only": ["4", "5"]}, {"4", "5"}),
-        ({"only": "1"}, {"1"}),
-        ({"only": ["0"]}, {"0"}),
-    ],
-)
-def test_names_choose_norms_too(options, names):
+CHOICES = {
+    "skipped": ({"skip": ["1", "4"]}, {"0", "5"}),
+    "a layer and a norm": ({"only": ["4", "5"]}, {"4", "5"}),
+    "a norm": ({"only": "1"}, {"1"}),
+    "a layer": ({"only": ["0"]}, {"0"}),
+}
+
+
+@cases("row", CHOICES)
+def test_names_choose_norms_too(row):
+    options, names = row
     model = to_bayesian(convnet(), bias_posterior=True, **options)
     assert {name.split(".")[0] for name, _ in model.named_modules() if name.endswith("_posterior")} == names
 
@@ -291,7 +292,7 @@ def test_sixteen_bits_are_computed_in_32(dtype):
 def test_a_model_of_the_meta_device_is_ready_after_a_reset():
     model = to_bayesian(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).to("meta"), bias_posterior=True)
     model.to_empty(device="cpu")
-    for module in model:
+    for module in model.children():
         module.reset_parameters()
     assert model(torch.randn(5, 3)).isfinite().all()
     assert_close(model[1].kl(), divergence(model[1]))
