@@ -22,6 +22,7 @@ test-machines: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.layers
+	$(BIN)/python -m benchmarks.defaults
 	$(BIN)/python -m benchmarks.manifolds
 	$(BIN)/python -m benchmarks.orthogonal
 
