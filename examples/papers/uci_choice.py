@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from examples.common import checkpoints
 from examples.papers.uci_data import Split
@@ -56,13 +57,12 @@ class Recipe:
 
 
 class Networks(Protocol):
-    """Trained networks of standardized targets.
+    """Trained networks of standardized targets."""
 
-    Attributes:
-        log_scales: of their learnt noise.
-    """
-
-    log_scales: list[float]
+    @property
+    def log_scales(self) -> list[float]:
+        """Of their learnt noise, in logarithms."""
+        ...
 
     def drawn(self, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
         """For each network its own inputs (n, d), and of so many draws the outputs (count, n, 1)."""
@@ -122,7 +122,7 @@ def judge(
     """(nats per held-out row, widening) of every split: the noise of its folds, which is one, widened on all rows."""
     drawn = networks.drawn([split.x[out] for split in splits for _, out in folds], recipe.draws)
     found, count = [], len(folds)
-    for k, split in enumerate(splits):
+    for k, split in enumerate(tqdm(splits, "judging", delay=2, leave=False)):
         mine = slice(k * count, (k + 1) * count)
         likelihood = Gaussian()
         torch.nn.init.constant_(likelihood.log_scale, sum(networks.log_scales[mine]) / count)

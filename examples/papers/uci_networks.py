@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import mnvi
 from examples.papers.uci_choice import Pair, Recipe
@@ -44,8 +45,8 @@ class Fitted:
             torch.manual_seed(10_000 * recipe.seed + k)
             models.append(network(inputs, recipe, self.posterior, self.dropped))
         history = mnvi.fit(
-            models if len(models) > 1 else models[0],
-            list(pairs) if len(models) > 1 else pairs[0],
+            models,
+            list(pairs),
             Gaussian(),
             epochs=recipe.epochs(size, self.share),
             batch_size=recipe.batch(size),
@@ -70,7 +71,7 @@ class FittedNetworks:
     def drawn(self, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
         """Of each network (count, n, 1). Every row has draws of its own, which makes no difference to its mixture."""
         found = []
-        for model, x in zip(self.models, inputs, strict=True):
+        for model, x in tqdm(zip(self.models, inputs, strict=True), "draws", len(self.models), delay=2, leave=False):
             with mnvi.sampling(model):
                 outputs = [model(rows.repeat(count, 1)).unflatten(0, (count, -1)) for rows in x.split(ROWS)]
             found.append(torch.cat(outputs, 1))
