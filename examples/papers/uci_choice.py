@@ -25,15 +25,13 @@ FOLDS, SMALL, SHARE = 5, 2000, 10  # folds below so many rows, else one part of 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every method trains; the defaults are those of the published table.
+    """How every method trains; the defaults are those of the published table. Prior and warm-up are the library's.
 
     Attributes:
         hidden: units of the hidden layers.
         steps: of the longest training.
         batch_size: rows a step, at most; the batches of an epoch have one size.
         lr: of Adam at the start; cosine-annealed.
-        prior: deviation of a weight times the root of the number of its inputs.
-        warmup: share of the steps in which the KL's weight rises.
         draws: for a prediction.
         seed: of initial weights, batches and what is held out.
     """
@@ -42,8 +40,6 @@ class Recipe:
     steps: int = 10_000
     batch_size: int = 128
     lr: float = 1e-2
-    prior: float = 2.0
-    warmup: float = 0.8
     draws: int = 100
     seed: int = 0
 

@@ -1,7 +1,6 @@
 """The networks that are compared on tables, which ``mnvi.fit`` trains, all together."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,6 @@ class Fitted:
             batch_size=recipe.batch(size),
             lr=recipe.lr,
             kl_weight=self.kl_weight,
-            warmup=recipe.warmup,
             seed=recipe.seed,
             checkpoint=checkpoint,
         )
@@ -95,8 +93,7 @@ def network(
     """ReLU layers: Bayesian ones where there is a ``posterior``, after dropout where a share is ``dropped``."""
 
     def linear(n: int, m: int) -> nn.Module:
-        prior = mnvi.priors.Normal(recipe.prior / math.sqrt(n))
-        return nn.Linear(n, m) if posterior is None else mnvi.MNLinear(n, m, posterior=posterior, prior=prior)
+        return nn.Linear(n, m) if posterior is None else mnvi.MNLinear(n, m, posterior=posterior)
 
     sizes = [inputs, *recipe.hidden, 1]
     layers = [linear(sizes[0], sizes[1])]
