@@ -28,7 +28,7 @@ import mnvi
 from benchmarks import measuring
 
 NUM_DATA = 60_000
-LIMITS = {"step": 3.0, "memory": 2.5}  # beside the plain network
+Network = tuple[Callable[[], nn.Module], tuple[int, ...], int]  # what makes it, the shape of a batch, its classes
 
 
 def mlp(*sizes: int) -> nn.Module:
@@ -73,7 +73,7 @@ def resnet18(classes: int = 1000) -> nn.Module:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
 
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+NETWORKS: dict[str, Network] = {
     "CNN, 128 images of 28x28": (cnn, (128, 1, 28, 28), 10),
     "MLP 784-400-400-10, batch 128": (partial(mlp, 784, 400, 400, 10), (128, 784), 10),
     "MLP 64-100-100-10, batch 128": (partial(mlp, 64, 100, 100, 10), (128, 64), 10),
@@ -111,7 +111,7 @@ class Step:
         now = most = 0
         for event in found.profiler.kineto_results.events():  # type: ignore[union-attr]  # in order of time
             if event.name() == "[memory]":
-                now += event.nbytes()
+                now += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]
                 most = max(most, now)
         return 3 * _bytes(self.model.parameters()) + _bytes(self.model.buffers()) + most
 
@@ -132,27 +132,40 @@ def steps(make: Callable[[], nn.Module], shape: tuple[int, ...], classes: int) -
     return {name: Step(model, x, y) for name, model in models.items()}
 
 
+def measure(network: Network, rounds: int, seconds: float) -> measuring.Results:
+    """Times and memory of the contenders of one network; ratios are to the plain one."""
+    contenders = steps(*network)
+    rows = measuring.measure(contenders, rounds, seconds)
+    memory = {name: {"state": step.state(), "peak": step.peak()} for name, step in contenders.items()}
+    for name, sizes in memory.items():
+        for part, size in sizes.items():
+            rows[name][f"{part}_mebibytes"] = round(size / 2**20, 2)
+            rows[name][f"{part}_ratio"] = round(size / memory["plain"][part], 3)
+    return rows
+
+
+def show_memory(rows: measuring.Results) -> None:
+    """Print the table's second half."""
+    for name, row in rows.items():
+        said = [f"{part} {row[f'{part}_mebibytes']:.2f} MiB ({row[f'{part}_ratio']:.2f})" for part in ("state", "peak")]
+        print(f"{name:40s}{', '.join(said)}", flush=True)
+
+
 def main() -> None:
     parser = measuring.parser(str(__doc__))
     parser.add_argument("--rounds", type=int, default=200, help="at most (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=30, help="for each network (default: %(default)s)")
     parser.add_argument("--only", default="", help="the networks whose name holds this")
     args = parser.parse_args()
+    chosen = {title: network for title, network in NETWORKS.items() if args.only in title}
+    if not chosen:
+        parser.error(f"no network's name holds {args.only!r}; there are: {'; '.join(NETWORKS)}")
     measuring.prepare(args.threads)
     results = {}
-    for title, network in measuring.chosen(NETWORKS, args.only).items():
-        contenders = steps(*network)
-        rows = measuring.measure(contenders, args.rounds, args.seconds)
-        memory = {name: (step.state(), step.peak()) for name, step in contenders.items()}
-        base = memory["plain"]
-        measuring.show(title, rows)
-        for name, (state, peak) in memory.items():
-            rows[name] |= {"state_ratio": round(state / base[0], 3), "peak_ratio": round(peak / base[1], 3)}
-            print(
-                f"{name:40s}state {state / 2**20:8.2f} MiB, {state / base[0]:.2f}×; peak {peak / 2**20:8.2f} MiB, {peak / base[1]:.2f}×",
-                flush=True,
-            )
-        results[title] = rows
+    for title, network in chosen.items():
+        results[title] = measure(network, args.rounds, args.seconds)
+        measuring.show(title, results[title])
+        show_memory(results[title])
     measuring.write_json(args.json, {"threads": args.threads, "rounds": args.rounds}, (), results)
 
 

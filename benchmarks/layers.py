@@ -3,8 +3,9 @@
     python -m benchmarks.layers                     # MLP 784-400-400-10 and the VGG-like net, batch 128, 2 threads
     python -m benchmarks.layers --json figures/layers.json
 
-A step is the mean cross-entropy plus, for Bayesian nets, KL/60,000, and its backward pass; no optimiser. All contenders
-take turns within each round (see measuring.py). bayesian-torch, BLiTZ and Pyro join in where they are installed.
+A step is the mean cross-entropy plus, for Bayesian nets, KL/60,000, and its backward pass; no optimiser. Those of mnvi
+have dense factors if nothing else is said; what the defaults cost is in defaults.py. All contenders take turns within
+each round (see measuring.py). bayesian-torch, BLiTZ and Pyro join in where they are installed.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from benchmarks import measuring
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 NUM_DATA = 60_000
+DENSE = mnvi.posteriors.MatrixNormal()
 
 
 def mlp(linear: Callable[[int, int], nn.Module]) -> nn.Module:
@@ -47,17 +49,17 @@ def plain(model: nn.Module) -> Loss:
 
 def mlp_contenders() -> dict[str, tuple[nn.Module, Loss]]:
     families = {
-        "mnvi MNLinear": {},
-        "mnvi MNLinear, ARD": {"prior": mnvi.priors.ARD()},
-        "mnvi MNLinear, group ARD": {"prior": mnvi.priors.GroupARD()},
+        "mnvi MNLinear": {"posterior": DENSE},
+        "mnvi MNLinear, ARD": {"posterior": DENSE, "prior": mnvi.priors.ARD()},
+        "mnvi MNLinear, group ARD": {"posterior": DENSE, "prior": mnvi.priors.GroupARD()},
         "mnvi MNLinear, diagonal family": {"posterior": mnvi.posteriors.Diagonal()},
-        "mnvi MNLinear, weight estimator": {"estimator": "weight"},
+        "mnvi MNLinear, weight estimator": {"posterior": DENSE, "estimator": "weight"},
     }
     models = {"nn.Linear": mlp(nn.Linear)}
     for name, options in families.items():
         models[name] = mlp(lambda i, o, options=options: mnvi.MNLinear(i, o, **options))
     contenders = {name: (model, elbo(model)) for name, model in models.items()}
-    contenders["mnvi MNLinear, without KL"] = (model := mlp(mnvi.MNLinear), plain(model))
+    contenders["mnvi MNLinear, without KL"] = (model := mlp(partial(mnvi.MNLinear, posterior=DENSE)), plain(model))
     for add in (add_bayesian_torch, add_blitz, add_pyro):
         with suppress(ImportError):
             add(contenders)
@@ -126,8 +128,8 @@ def vgg_contenders() -> dict[str, tuple[nn.Module, Loss]]:
 
     models = {
         "nn.Conv2d": vgg(conv(nn.Conv2d)),
-        "mnvi MNConv2d": vgg(conv(mnvi.MNConv2d)),
-        "mnvi MNConv2d, local estimator": vgg(conv(mnvi.MNConv2d, estimator="local")),
+        "mnvi MNConv2d": vgg(conv(mnvi.MNConv2d, posterior=DENSE)),
+        "mnvi MNConv2d, local estimator": vgg(conv(mnvi.MNConv2d, posterior=DENSE, estimator="local")),
     }
     return {name: (model, elbo(model)) for name, model in models.items()}
 

@@ -39,7 +39,8 @@ def main(settings: Settings) -> dict[str, int | None]:
     x, y = problem(settings)
     evidence = log_evidence(x, y, settings.noise)
     print(f"log evidence {evidence:.2f} nats; steps until −ELBO is within {settings.target} nat of it")
-    layer = mnvi.MNLinear(settings.inputs, settings.outputs, bias=False, dtype=torch.float64)  # prior: Normal(1.0)
+    family, sizes = mnvi.posteriors.MatrixNormal(), (settings.inputs, settings.outputs)
+    layer = mnvi.MNLinear(*sizes, bias=False, posterior=family, dtype=torch.float64)  # prior: Normal(1.0)
     start = {name: value.clone() for name, value in layer.state_dict().items()}
     optimizers: dict[str, Optimizer] = {"natural gradient, lr 1": NaturalGradient(layer, lr=1.0)}
     for lr in settings.adam_rates:

@@ -12,13 +12,17 @@ from torch.nn.utils import parametrize
 from . import posteriors, priors
 from ._deprecation import moved
 from ._models.bypassed_layers import check_first_pass, stop_checking
+from ._models.choosing import below, choose_layers, choose_norms, names_of
 from ._models.conversion_costs import log_conversion, warn_if_large
 from ._models.deterministic_weights import described, deterministic_modules
 from ._models.early_optimizers import watch_early_optimizers
 from ._models.tied_weights import refuse_tied
-from .layers import BayesianLayer, bayesian_layers, kinds
+from .layers import bayesian_layers, kinds
 from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, initial_scale
+from .layers.norms import bayesian_norms, make_norm_bayesian
 from .module import disable_fast_path, kl
+
+TIED = "a parameter cannot be drawn in one place and be another, or its mean, in the other"
 
 
 def to_bayesian(
@@ -29,6 +33,7 @@ def to_bayesian(
     *,
     only: Iterable[str] | None = None,
     estimator: str | None = None,
+    bias_posterior: bool = False,
 ) -> nn.Module:
     """Make the linear and convolutional layers of ``model`` Bayesian, in place; return the model.
 
@@ -55,6 +60,9 @@ def to_bayesian(
         skip: qualified names (``"classifier.2"``) left alone, with all that is below them.
         only: qualified names; convert only these and what is below them.
         estimator: ``"local"`` or ``"weight"``; ``None`` is each layer's default (linear local, convolution weight).
+        bias_posterior: whether the biases of the converted layers have posteriors, too, and so weights and biases of
+            ``BatchNorm1d/2d/3d``, ``LayerNorm`` and ``GroupNorm``. These are independent normal, under N(0, 1), or
+            N(1, 1) for weights of norms, and one draw serves a call. Without it they are deterministic.
 
     Raises:
         ValueError: a name in ``skip`` or ``only`` does not exist, nothing at a name in ``only`` can be converted, there
@@ -78,21 +86,28 @@ def to_bayesian(
     check_layer_arguments(posterior, prior, estimator)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module object, got {model!r}")
+    if not isinstance(bias_posterior, bool):
+        raise TypeError(f"bias_posterior must be a bool, got {bias_posterior!r}")
     posterior, prior = posterior or posteriors.BySize(), prior or priors.Normal(None)
-    skip, only = _names(skip), None if only is None else _names(only)
-    chosen = _choose(model, skip, only)
-    refuse_tied(model, chosen, "a weight cannot be drawn in one place and be another, or its mean, in the other")
+    skip, only = names_of(skip), None if only is None else names_of(only)
+    norms = choose_norms(model, skip, only) if bias_posterior else {}
+    chosen = choose_layers(model, skip, only, norms)
+    refuse_tied(model, [*chosen, *norms], TIED, ("weight", "bias") if bias_posterior else ("weight",))
     warn_if_large(chosen, posterior, estimator)
     _warn_of_deterministic(model, chosen, skip, only)
     # All parts before any change, so that a prior that does not fit leaves the model as it was.
     parts = [_parts(layer.weight, posterior, prior) for layer in chosen]
     for layer, made in zip(chosen, parts, strict=True):
         _replace_class(layer, *made, estimator)
+        if bias_posterior:
+            layer._add_bias_posterior()
+    for norm in norms:
+        make_norm_bayesian(norm)
     disable_fast_path(model)
     stop_checking(model)
     model.register_forward_hook(check_first_pass)
     watch_early_optimizers(chosen)
-    log_conversion(chosen)
+    log_conversion(chosen, len(norms))
     if not hasattr(model, "kl"):
         model.kl = partial(kl, model)  # type: ignore[assignment]  # unlike a bound method, copies and pickles with it
     return model
@@ -123,6 +138,8 @@ def to_deterministic(model: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(layer, "weight") and pruned.any():
             parametrize.remove_parametrizations(layer, "weight")
             layer.weight.data.masked_fill_(pruned, 0)
+    for norm in list(bayesian_norms(plain)):
+        norm.make_plain()
     stop_checking(plain)
     for module in plain.modules():
         if isinstance(module.__dict__.get("kl"), partial) and module.__dict__["kl"].func is kl:
@@ -147,56 +164,6 @@ def _constrained(kind: type, top: type) -> type:
     return type(f"Parametrized{kind.__name__}", (kind,), own)
 
 
-def _names(names: Iterable[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _choose(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] | None) -> dict[Any, str]:
-    """The layers to convert and their names; raises before anything is changed."""
-    named = list(model.named_modules(remove_duplicate=False))
-    names = {name for name, _ in named}
-    wanted = ("",) if only is None else only
-    for name in (*skip, *wanted):
-        if name not in names:
-            raise ValueError(
-                f"the model has no module named {name!r}; it has {', '.join(sorted(names - {''})) or 'none'}"
-            )
-    skipped = {module for name, module in named if any(_below(name, root) for root in skip)}
-    # A multi-head attention reads the weight of its output layer, whatever that is, past its forward.
-    skipped |= {module.out_proj for _, module in named if isinstance(module, nn.MultiheadAttention)}
-    chosen: dict[Any, str] = {}
-    for root in wanted:
-        below = {module: name for name, module in named if _below(name, root) and _convertible(module)}
-        found = {module: name for module, name in below.items() if module not in skipped}
-        if not found:
-            kind, without = type(model.get_submodule(root)).__name__, f" without {skip}" if skip else ""
-            where = f"{root or 'the model'!r} (a {kind}){without}"
-            if any(bayesian_layers(model.get_submodule(root))):
-                raise ValueError(
-                    f"nothing to convert in {where}: its layers are Bayesian already; for another posterior or "
-                    "prior convert mnvi.to_deterministic(model), a plain copy"
-                )
-            raise ValueError(
-                f"nothing to convert in {where}; what can be is {kinds.names()}, but no subclasses of these"
-            )
-        chosen |= found
-    if not chosen:
-        raise ValueError("only=() names nothing to convert")
-    return chosen
-
-
-def _convertible(module: nn.Module) -> bool:
-    if kinds.kind_of(module) is None or isinstance(module, BayesianLayer) or parametrize.is_parametrized(module):
-        return False
-    # A weight that is no parameter (old-style weight norm, torch's pruning) is made anew in every forward pass.
-    weight = module._parameters.get("weight")
-    return isinstance(weight, nn.Parameter) and not weight.is_complex()
-
-
-def _below(name: str, root: str) -> bool:
-    return root == "" or name == root or name.startswith(root + ".")
-
-
 def _parts(
     weight: Tensor, posterior: posteriors.PosteriorSpec, prior: priors.PriorSpec
 ) -> tuple[priors.Prior, posteriors.Posterior]:
@@ -212,8 +179,8 @@ def _warn_of_deterministic(
     model: nn.Module, chosen: Iterable[Any], skip: tuple[str, ...], only: tuple[str, ...] | None
 ) -> None:
     named = list(model.named_modules(remove_duplicate=False))
-    done = {*chosen} | {module for name, module in named if any(_below(name, root) for root in skip)}
-    asked = {module for name, module in named if only is None or any(_below(name, root) for root in only)}
+    done = {*chosen} | {module for name, module in named if any(below(name, root) for root in skip)}
+    asked = {module for name, module in named if only is None or any(below(name, root) for root in only)}
     left = {name: module for name, module in deterministic_modules(model).items() if module in asked - done}
     if left:
         warnings.warn(

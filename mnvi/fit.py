@@ -1,6 +1,7 @@
 """The trainer: a posterior, or many at once, from data and a likelihood; held-out data choose the weight of the KL."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -104,23 +105,14 @@ def fit(
     found = examples("data", data, len(models))
     held = None if isinstance(validation, Real) else examples("validation", validation, len(models))
     share = number("validation", validation, 0, 1, below=True) if held is None else 0.0
-    if isinstance(data, DataLoader) and batch_size is not None:
-        raise ValueError(f"the DataLoader has a batch_size, {data.batch_size}; got batch_size={batch_size} beside it")
-    size = data.batch_size if isinstance(data, DataLoader) else BATCH_SIZE if batch_size is None else batch_size
-    plan = Plan(
-        epochs=0,
-        batch_size=positive_int("batch_size", size),
-        lr=positive_float("lr", lr),
-        draws=positive_int("draws", draws),
-        warmup=number("warmup", warmup, 0, 1),
-        seed=checked_seed(seed),
-    )
-    bayesian = next(bayesian_layers(models[0]), None) is not None
-    weights = _several("kl_weight", kl_weight, KL_WEIGHTS if bayesian else (0.0,), lambda name, w: number(name, w, 0))
+    size = _batch_size(data, batch_size)
+    lr, draws, warmup = positive_float("lr", lr), positive_int("draws", draws), number("warmup", warmup, 0, 1)
+    plan = Plan(0, size, lr, draws, warmup, checked_seed(seed))
+    weights = _several("kl_weight", kl_weight, _kl_weights(models[0]), partial(number, low=0))
     lengths = None if epochs is None else _several("epochs", epochs, (), positive_int)
     with own_random_numbers(plan.seed, place):
         own = likelihoods(likelihood, found, len(models))
-        lengths = lengths or (_epochs(own[0], plan.batch_size, found.size),)
+        lengths = lengths or (_epochs(own[0], size, found.size),)
         objectives = [Objective(*each) for each in zip(models, own, strict=True)]
         job = Job(objectives, found, held, share, plan, weights, lengths, calibrate, compile, checkpoint)
         job.check()
@@ -131,6 +123,19 @@ def fit(
         each.eval()
     history.warn_unless_settled()
     return history
+
+
+def _batch_size(data: Any, given: int | None) -> int:
+    if not isinstance(data, DataLoader):
+        return BATCH_SIZE if given is None else positive_int("batch_size", given)
+    if given is not None:
+        raise ValueError(f"the DataLoader has a batch_size, {data.batch_size}; got batch_size={given} beside it")
+    return data.batch_size or BATCH_SIZE
+
+
+def _kl_weights(model: nn.Module) -> tuple[float, ...]:
+    """Those to choose from; a plain model has no KL to weigh."""
+    return KL_WEIGHTS if any(True for _ in bayesian_layers(model)) else (0.0,)
 
 
 def _epochs(likelihood: Likelihood, batch_size: int, examples: int) -> int:

@@ -3,20 +3,23 @@
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ._models.tied_weights import refuse_shared_means
 from .layers import BayesianLayer, bayesian_layers
-from .layers._sampling import sampling_context
+from .layers._sampling import SamplingLayer, sampling_context
+from .layers.norms import BayesianNorm
 from .posteriors.base import Noise
 
 
 def kl(model: nn.Module) -> Tensor:
     """Σ KL(posterior ‖ prior) over the Bayesian layers of ``model``, in nats, a scalar; never divided by anything.
 
-    A layer that occurs several times counts once; a model without Bayesian layers has KL 0.
+    Biases and norms count where they have posteriors (``to_bayesian(…, bias_posterior=True)``). A layer that occurs
+    several times counts once; a model without Bayesian layers has KL 0.
 
     Raises:
         ValueError: two layers have the same parameter as their mean.
@@ -24,7 +27,7 @@ def kl(model: nn.Module) -> Tensor:
     Example:
         >>> loss = F.cross_entropy(model(x), y) + mnvi.kl(model) / num_train
     """
-    layers = list(bayesian_layers(model))
+    layers = [(name, part) for name, part in model.named_modules() if isinstance(part, (BayesianLayer, BayesianNorm))]
     if not torch.compiler.is_compiling():
         refuse_shared_means(layers)
     terms = [layer.kl() for _, layer in layers]
@@ -54,13 +57,12 @@ def disable_fast_path(model: nn.Module) -> None:
 
 
 @contextmanager
-def _drawing(model: nn.Module, noise: Callable[[BayesianLayer], Noise | None]):
+def _drawing(model: nn.Module, noise: Callable[[Any], Noise | None]):
     """Inside, the Bayesian layers of ``model`` draw, or hold the draw of their ``noise(layer)``."""
     disable_fast_path(model)
-    layers = [layer for _, layer in bayesian_layers(model)]
-    for layer in layers:
+    for _, layer in bayesian_layers(model):
         layer.settle_()
-    with sampling_context(layers, noise):
+    with sampling_context((part for part in model.modules() if isinstance(part, SamplingLayer)), noise):
         yield
 
 

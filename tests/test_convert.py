@@ -13,7 +13,7 @@ from mnvi import MNConv2d, MNLinear, to_bayesian, to_deterministic
 from mnvi.covariance import Diagonal, Kronecker, LowRank
 from mnvi.layers import BayesianLayer
 from mnvi.posteriors import MatrixNormal
-from mnvi.priors import GroupARD
+from mnvi.priors import GroupARD, Normal
 from tests.cases import SOME_FAMILIES, cases
 from tests.laws import assert_close, randomise
 from tests.models import draws
@@ -175,6 +175,7 @@ BAD_CONVERSIONS = {
     "estimator": ({"estimator": "both"}, ValueError, "estimator"),
     "empty estimator": ({"estimator": ""}, ValueError, "estimator"),
     "prior that does not fit": ({"prior": mnvi.priors.Normal(torch.ones(3, 128))}, ValueError, "scale"),
+    "bias posterior": ({"bias_posterior": "normal"}, TypeError, "bias_posterior"),
     "unknown keyword": ({"posteriors": None}, TypeError, "posteriors"),
 }
 
@@ -202,12 +203,29 @@ def test_a_large_layer_says_how_much_memory_its_factors_take():
     mebibytes = 4 * MatrixNormal().num_parameters((5000, 2)) / 2**20
     assert mebibytes > 32
     with pytest.warns(UserWarning, match=f"'0' take {mebibytes:.0f} MiB"):
-        to_bayesian(model)
+        to_bayesian(model, posterior=MatrixNormal())
     assert sum(p.numel() for p in model[0].posterior.parameters()) * 4 / 2**20 == mebibytes
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         to_bayesian(nn.Linear(2, 5000), posterior=MatrixNormal(Kronecker(), Kronecker()))
         to_bayesian(nn.Linear(2, 5000), posterior=MatrixNormal(LowRank(4), Diagonal()))
+        to_bayesian(nn.Linear(3000, 5000, device="meta"), posterior=mnvi.posteriors.Diagonal())
+        to_bayesian(nn.Linear(2, 5000))
+
+
+def test_without_arguments_a_conversion_fits_the_priors_scale_to_each_layer():
+    torch.nn.init.normal_((plain := nn.Linear(6, 4)).weight, std=0.01)
+    layer = to_bayesian(plain)
+    second_moment = layer.distribution().mean.square() + layer.distribution().variance
+    assert_close(layer.kl(), Normal(second_moment.mean().sqrt().item()).build((4, 6)).kl(layer.weight, layer.posterior))
+    assert type(MNLinear(6, 4).prior) is type(Normal(1.0).build((4, 6)))
+
+
+def test_a_conversion_says_in_the_log_what_it_chose(caplog):
+    with caplog.at_level("INFO", logger="mnvi"):
+        to_bayesian(nn.Sequential(nn.Linear(600, 99), nn.Linear(99, 10), nn.Linear(600, 10)), prior=GroupARD())
+    (line,) = caplog.messages
+    assert "2 × MatrixNormal(Dense(), Diagonal()) under GroupARDPrior" in line
 
 
 def test_conversion_keeps_modes_and_what_is_trained():

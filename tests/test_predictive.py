@@ -15,6 +15,7 @@ import mnvi
 from mnvi import MNConv2d, MNLinear, Prediction, frozen_sample, predict, to_bayesian
 from mnvi._progress import Progress
 from mnvi.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Poisson, Standardized, StudentT
+from mnvi.posteriors import MatrixNormal
 from tests.cases import SOME_FAMILIES, cases
 from tests.laws import assert_close, dense_covariance, randomise
 from tests.models import X, draws, mlp
@@ -37,7 +38,7 @@ class Around(nn.Module):
 
 def layer(outputs):
     torch.manual_seed(0)
-    return randomise(MNLinear(4, outputs))
+    return randomise(MNLinear(4, outputs, posterior=MatrixNormal()))
 
 
 # Outputs --------------------------------------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ def test_outputs_of_one_dimension_are_examples_not_classes():
 
 
 def test_images_have_their_classes_in_dimension_one():
-    model = randomise(MNConv2d(3, 6, 3, padding=1), 0.2)
+    model = randomise(MNConv2d(3, 6, 3, padding=1, posterior=MatrixNormal()), 0.2)
     with pytest.raises(ValueError, match=r"Categorical\(dim=1\)"):
         predict(model, IMAGES, 4)
     p = predict(model, IMAGES, 8, Categorical(dim=1))

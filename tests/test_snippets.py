@@ -19,6 +19,25 @@ def classes():
     return {"model": model, "x": x, "y": y, "batches": [(x, y)] * 2, "num_train": 60_000, "x_test": x}
 
 
+def training():
+    """A whole data set of classes."""
+    return {
+        **classes(),
+        "x_train": torch.randn(40, 784),
+        "y_train": torch.arange(40) % 10,
+        "build": lambda: classes()["model"],
+    }
+
+
+def pruning():
+    """A model half of whose inputs hardly matter, and examples that it gets right, but for every fourth."""
+    model, x = classes()["model"], torch.randn(100, 784)
+    model[0].weight.data[:, ::2] = 0
+    y = model.eval()(x).argmax(1)
+    y[::4] = torch.randint(10, (25,))
+    return {**classes(), "model": model, "x_held": x, "y_held": y}
+
+
 def numbers():
     """What a snippet on a regression takes as given."""
     x, y = torch.randn(6, 8), torch.randn(6, 1)
@@ -29,7 +48,12 @@ def sequences():
     return {"x": torch.randn(5, 3, 1)}
 
 
-GIVEN = {"y_train": numbers, "rnn(x)": sequences}  # by a word of the snippet; for the others, classes
+GIVEN = {  # by a word of the snippet; for the others, classes
+    "mnvi.fit(": training,
+    "x_held": pruning,
+    "y_train": numbers,
+    "rnn(x)": sequences,
+}
 
 
 def given(snippet):

@@ -2,10 +2,10 @@
 
     python -m examples.papers.digits  # 64-100-100-10, five splits, some minutes
 
-Each split holds 360 digits out for the test. The others train for 2,000 steps on all the rest; `mnvi.fit` for as many as
-its defaults say, a tenth held out to choose the weight of the KL. The plain network's temperature is the best one for
-the test's own labels, which nobody has: no held-out data can choose a better one. The cost is the processor's time of
-all training, in multiples of the plain network's of the same split.
+Each split holds 360 digits out for the test. The others train for 2,000 steps on all the rest; `mnvi.fit` for as many
+as its defaults say, a tenth held out to choose the weight of the KL. The plain network's temperature is the best one
+for the test's own labels, which nobody has: no held-out data can choose a better one. The cost is the processor's time
+of all training, in multiples of the plain network's of the same split.
 
 Each method has a JSON file when it is done, and a killed run goes on with the next one.
 """
@@ -47,6 +47,7 @@ class Settings:
         check(self, {})
 
 
+LINE = "{:32} {accuracy:6.2f} %  NLL {nll:.4f} (± {error:.4f})  ECE {ece:5.2f} %  cost {cost:5.1f}"
 Split = tuple[Training, Tensor, Tensor]
 Found = dict[str, Draws]  # rows of a method
 
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> dict:
     result = {"settings": fixed, "rows": table({name: done[name] for name in METHODS if name in done})}
     checkpoints.write_json(folder / "result.json", result)
     for row, cells in result["rows"].items():
-        print("{:32} {accuracy:6.2f} %  NLL {nll:.4f} (± {error:.4f})  ECE {ece:5.2f} %  cost {cost:5.1f}".format(row, **cells))
+        print(LINE.format(row, **cells))
     return result
 
 
@@ -74,7 +75,7 @@ def run(name: str, k: int, settings: Settings) -> dict:
     """One method on one split: its rows and the processor's seconds of its training."""
     print(f"{name}, split {k}", flush=True)
     split = data(k, settings.epochs)
-    training, x, y = split
+    _, x, y = split
     torch.manual_seed(k)
     start = time.process_time()
     rows = METHODS[name](split, settings.draws)

@@ -165,7 +165,8 @@ def images(settings: Settings) -> tuple[dict, str, Callable]:
 def train(name: str, data: Data, settings: Settings, folder: Path) -> dict:
     """Train a network, from the checkpoint if there is one; returns history and seconds."""
     torch.manual_seed(settings.seed)
-    model = build("mlp", data.shape, data.classes, partial(mnvi.MNLinear, prior=mnvi.priors.Normal(None)))
+    options = {"posterior": mnvi.posteriors.MatrixNormal(), "prior": mnvi.priors.Normal(None)}
+    model = build("mlp", data.shape, data.classes, partial(mnvi.MNLinear, **options))
     num_train = len(data.train_x)
     method = make_method(name, model, num_train, settings)
     order = shuffled(num_train, method.batch_size, settings.seed)

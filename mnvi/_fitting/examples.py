@@ -1,5 +1,6 @@
 """Training examples by number: tensors in memory, or a Dataset."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -87,8 +88,10 @@ class DatasetExamples(Examples):
         self.dataset, self.options = dataset, options
 
     def batches(self, numbers: Sequence[Tensor]) -> Iterator[Inputs]:
-        loader = DataLoader(self.dataset, batch_sampler=[each.tolist() for each in numbers], **self.options)
-        for batch in loader:
+        # The workers' random numbers follow from the order of the examples, and torch's own are not used up for them.
+        seed = zlib.crc32(torch.cat(list(numbers)).numpy().tobytes())
+        order = {"batch_sampler": [each.tolist() for each in numbers], "generator": torch.Generator().manual_seed(seed)}
+        for batch in DataLoader(self.dataset, **order, **self.options):
             inputs = Inputs.of_batch(batch)
             if inputs.target is None:
                 raise TypeError(

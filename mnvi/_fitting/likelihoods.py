@@ -34,7 +34,7 @@ def likelihoods(likelihood: Likelihood | str, data: Examples, models: int) -> li
     if likelihood not in REAL:
         return [names[likelihood]() for _ in range(models)]
     mean, std = _moments(data, REAL[likelihood]())
-    pick = range(models) if data.own else [slice(None)] * models
+    pick = range(models) if data.own else [...] * models
     return [Standardized(REAL[likelihood](), mean[k], std[k]) for k in pick]
 
 

@@ -115,6 +115,7 @@ class StackedMembers(Members):
     def __init__(self, objectives: Sequence[Objective], *, compile: bool = False) -> None:
         super().__init__(objectives, copy.deepcopy(objectives[0]))  # whose own tensors are never read
         stacked, self.buffers = stack_module_state(self.objectives)  # type: ignore[arg-type]
+        self.aliases = _aliases(self.module)
         trains = {name: parameter.requires_grad for name, parameter in self.module.named_parameters()}
         self.parameters = {name: nn.Parameter(value.detach(), trains[name]) for name, value in stacked.items()}
         self.call: Any = torch.compile(self._mapped) if compile else self._mapped
@@ -128,7 +129,9 @@ class StackedMembers(Members):
 
     def _mapped(self, positional: tuple, named: dict, target: Tensor | None, stacked: bool) -> Any:
         def one(parameters: dict, buffers: dict, *batch: Any) -> Any:
-            return functional_call(self.module, (parameters, buffers), batch)
+            tensors = {**parameters, **buffers}
+            tensors |= {name: tensors[first] for name, first in self.aliases.items()}
+            return functional_call(self.module, tensors, batch, tie_weights=False)
 
         batch = (positional, named, target)
         axes = tree_map(lambda each: 0 if stacked and isinstance(each, Tensor) else None, batch)
@@ -163,6 +166,20 @@ def members(objectives: Sequence[Objective], *, compile: bool = False) -> Member
     if len(objectives) == 1:
         return OneMember(objectives[0], compile=compile)
     return StackedMembers(objectives, compile=compile)
+
+
+def _aliases(module: nn.Module) -> dict[str, str]:
+    """The other names of tensors that several modules share, and the first name of each.
+
+    A module that is shared itself counts once: torch's own ``tie_weights`` would leave vmap's tensors in it.
+    """
+    first, found = {}, {}
+    for prefix, owner in module.named_modules():
+        for name, tensor in {**owner._parameters, **owner._buffers}.items():
+            full = f"{prefix}.{name}" if prefix else name
+            if tensor is not None and first.setdefault(id(tensor), full) != full:
+                found[full] = first[id(tensor)]
+    return found
 
 
 def _matrix(module: nn.Module) -> Tensor | None:

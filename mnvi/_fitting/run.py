@@ -38,6 +38,7 @@ class Run:
         else:
             self._begun = [copy.deepcopy(each.state_dict()) for each in objectives] if checkpoint.path else []
             random_state.begin(seed, self.device)
+            self.save(None)  # with the weights to begin with
 
     @property
     def seconds(self) -> float:

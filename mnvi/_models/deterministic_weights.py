@@ -3,7 +3,8 @@
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..layers import bayesian_layers
+from ..layers import BayesianLayer
+from ..layers.norms import BayesianNorm
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
@@ -14,7 +15,8 @@ def deterministic_modules(model: nn.Module) -> dict[str, nn.Module]:
     Vectors (biases, scales) and the parameters of normalisation layers are no weights. A parametrized weight is its
     layer's. A shared module has its first name.
     """
-    bayesian = {part for _, layer in bayesian_layers(model) for part in layer.modules()}
+    kinds = (BayesianLayer, BayesianNorm)
+    bayesian = {part for layer in model.modules() if isinstance(layer, kinds) for part in layer.modules()}
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if module not in bayesian and not isinstance(module, _NORMS) and _has_weights(module):

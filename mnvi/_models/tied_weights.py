@@ -5,18 +5,20 @@ from collections.abc import Iterable
 from torch import nn
 
 
-def refuse_tied(model: nn.Module, layers: Iterable[nn.Module], what: str) -> None:
+def refuse_tied(model: nn.Module, layers: Iterable[nn.Module], what: str, own: tuple[str, ...] = ("weight",)) -> None:
     """Raise ValueError, naming every place, if the weight of one of ``layers`` is also another parameter of ``model``.
+
+    Or another parameter of theirs that ``own`` names.
 
     A module that occurs several times is one place.
     """
     places: dict[nn.Parameter, dict[str, str]] = {}  # parameter -> its names, each with its module's
     for name, module in model.named_modules():
-        for own, parameter in module._parameters.items():
+        for part, parameter in module._parameters.items():
             if parameter is not None:
-                places.setdefault(parameter, {})[f"{name}.{own}" if name else own] = name
-    for layer in layers:
-        tied = places.get(layer._parameters.get("weight"), {})  # type: ignore[arg-type]
+                places.setdefault(parameter, {})[f"{name}.{part}" if name else part] = name
+    for parameter in (layer._parameters.get(each) for layer in layers for each in own):
+        tied = places.get(parameter, {})  # type: ignore[arg-type]
         if len(tied) > 1:
             raise ValueError(
                 f"{' and '.join(map(repr, tied))} are one parameter, and {what}; leave it alone with "

@@ -12,6 +12,7 @@ from .._checks import instance, one_of, positive_int
 from .._torch.autocast import full_precision
 from ._pruning import PrunableLayer
 from ._sampling import SamplingLayer
+from ._vectors import VectorPosterior, root_mean_square, vector_parameter
 from ._widening import NARROW, widened
 
 Result = TypeVar("Result")
@@ -22,8 +23,9 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
     """Mixin before a torch layer with ``weight`` and ``bias``: ``class MNLinear(BayesianLayer, nn.Linear)``.
 
     The posterior of the matrix W = ``weight.flatten(1)``, shape (n, p), has mean ``weight`` and the deviation of
-    ``self.posterior``; ``bias`` is deterministic. In ``train()`` mode forward draws. In ``eval()`` mode it uses the
-    mean, except inside :func:`mnvi.sampling` and :func:`mnvi.frozen_sample`.
+    ``self.posterior``; ``bias`` is deterministic, unless :func:`mnvi.to_bayesian` gave it a posterior, too. In
+    ``train()`` mode forward draws. In ``eval()`` mode it uses the mean, except inside :func:`mnvi.sampling` and
+    :func:`mnvi.frozen_sample`.
 
     A new kind of layer is a subclass and a row of :mod:`mnvi.layers.kinds`. The subclass has a constructor, which ends
     with :meth:`_add_posterior`, and says how an input meets a weight: :meth:`_check_input`, :meth:`_transform` and
@@ -55,10 +57,17 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
         self._register_sampling()
         self._register_pruned()
 
+    def _add_bias_posterior(self) -> None:
+        """Make ``bias`` the mean of a posterior; a tenth of its root mean square is the standard deviation to start."""
+        if (bias := vector_parameter(self, "bias")) is not None:
+            scale = INITIAL_RATIO * root_mean_square(bias) or self._initial_scale()
+            self.bias_posterior = VectorPosterior(bias, scale).train(self.training)
+
     def _make_plain(self, kind: type[nn.Module]) -> None:
         """Make a layer of ``kind`` of this one: take off what :meth:`_make_bayesian` attached."""
         for name in ("posterior", "prior", "estimator"):
             delattr(self, name)
+        self._modules.pop("bias_posterior", None)
         self._unregister_sampling()
         self._unregister_pruned()
         self.__class__ = kind  # type: ignore[assignment]
@@ -75,6 +84,8 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
     def _reset_posterior(self) -> None:
         self.prior.reset_parameters()
         self.posterior.set_scale_(self._initial_scale())
+        if (vector := self._vector()) is not None:
+            vector.posterior.set_scale_(self._initial_scale())
         self.pruned.zero_()
         self.settle_()
 
@@ -98,6 +109,14 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
         """The weight of one use: a draw where the layer is sampling, else the mean; in the layer's own shape."""
         return self.draw_weight() if self.is_sampling else self.mean_weight()
 
+    def current_bias(self) -> Tensor | None:
+        """The bias of one use: a draw where it has a posterior and the layer is sampling, else its mean."""
+        vector = self._vector()
+        return self.bias if vector is None or self.bias is None else vector(self.bias)
+
+    def _vector(self) -> VectorPosterior | None:
+        return self._modules.get("bias_posterior")  # type: ignore[return-value]
+
     def distribution(self) -> Distribution:
         """The distribution of the (n, p) weight matrix, before any pruning; gradients flow through it.
 
@@ -111,9 +130,14 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
             return self._widened(lambda _: self.posterior.variance().view_as(self.weight))
 
     def kl(self) -> Tensor:
-        """KL(posterior ‖ prior) in nats for the whole weight, a scalar; masks play no part in it."""
+        """KL(posterior ‖ prior) in nats for the whole weight, a scalar; masks play no part in it.
+
+        That of the bias is added where it has a posterior.
+        """
         with full_precision(self.weight):
-            return self._widened(lambda dtype: self.prior.kl(self.weight.flatten(1).to(dtype), self.posterior))
+            of_weight = self._widened(lambda dtype: self.prior.kl(self.weight.flatten(1).to(dtype), self.posterior))
+        vector = self._vector()
+        return of_weight if vector is None or self.bias is None else of_weight + vector.kl(self.bias)
 
     def _widened(self, compute: Callable[[torch.dtype], Result]) -> Result:
         """``compute`` of the type to compute in: the weight's, or float32 for 16 bits, which all else then has too."""
@@ -129,8 +153,8 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
             return self._transform(self.mean_weight(), self.bias, input, *args)
         self._refuse_recomputation()
         if not self._draws_outputs():
-            return self._transform(self.draw_weight(), self.bias, input, *args)
-        output = self._transform(self.weight, self.bias, input, *args)
+            return self._transform(self.draw_weight(), self.current_bias(), input, *args)
+        output = self._transform(self.weight, self.current_bias(), input, *args)
         with full_precision(self.weight):
             deviation = self._widened(lambda dtype: self._deviation(*_of_type(dtype, input, *args)))
         return output + deviation.to(output.dtype)

@@ -8,10 +8,17 @@ from torch.autograd import Function
 
 from .._torch.tracing import in_transform
 
+SMALL = 2**15  # numbers up to which torch's own derivative is quicker than one with fewer passes
+
 
 def sum_squares(matrix: Tensor) -> Tensor:
     """Σ of all squared entries of ``matrix``, a scalar."""
-    return matrix.square().sum() if in_transform() else _SumSquares.apply(matrix)
+    if in_transform():
+        return matrix.square().sum()
+    if matrix.numel() > SMALL:
+        return _SumSquares.apply(matrix)
+    flat = matrix.flatten()
+    return torch.dot(flat, flat)
 
 
 def sum_log_second_moment(mean: Tensor, variance: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ where they are: parameter, gradient and optimiser state shrink alike, and the ze
 square block that ends a panel there are numbers on and above the diagonal too. They count for nothing, whatever they
 are, and their gradient is zero: noise on parameters, weight averages and decay all leave a triangle.
 
-Every operation here first writes zeros over them where they are stored: of three ways that were measured the cheapest,
-as copies with zeros in their place take memory anew in every step. Compiled graphs read such copies.
+Every operation on panels first writes zeros over them where they are stored: of three ways that were measured the
+cheapest, as copies with zeros in their place take memory anew in every step. Compiled graphs read such copies.
 
 Each function has a hand-written backward pass of differentiable operations, so second derivatives exist. Inside
-``torch.func`` transforms the same formulae run on the unpacked matrix.
+``torch.func`` transforms, and where the matrix is small, the same formulae run on the unpacked matrix.
 """
 
 from typing import Any
@@ -23,6 +23,7 @@ from torch.autograd import Function
 from .._torch.tracing import in_transform
 
 PANEL = 200  # rows of a panel, about
+SMALL = 64  # rows up to which the unpacked matrix is quicker: less is done around the products
 
 
 class _Product(Function):
@@ -115,35 +116,35 @@ class _Variance(Function):
 
 def product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """x B for every row of ``x``, shape (..., n)."""
-    if in_transform():
+    if _is_unpacked(log_diagonal):
         return x @ unpack(lower, log_diagonal)
     return _Product.apply(_rows(x), _strict(lower, log_diagonal), log_diagonal).view(x.shape)
 
 
 def transposed_product(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """x Bᵀ for every row of ``x``, shape (..., n)."""
-    if in_transform():
+    if _is_unpacked(log_diagonal):
         return x @ unpack(lower, log_diagonal).mT
     return _TransposedProduct.apply(_rows(x), _strict(lower, log_diagonal), log_diagonal).view(x.shape)
 
 
 def norm(x: Tensor, lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """‖x B‖ for every row of ``x``, shape (..., 1)."""
-    if in_transform():
+    if _is_unpacked(log_diagonal):
         return torch.linalg.vector_norm(x @ unpack(lower, log_diagonal), dim=-1, keepdim=True)
     return _Norm.apply(_rows(x), _strict(lower, log_diagonal), log_diagonal).view(*x.shape[:-1], 1)
 
 
 def trace(lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """tr(B Bᵀ), a scalar."""
-    if in_transform():
+    if _is_unpacked(log_diagonal):
         return unpack(lower, log_diagonal).square().sum()
     return _Trace.apply(_strict(lower, log_diagonal), log_diagonal)
 
 
 def variance(lower: Tensor, log_diagonal: Tensor) -> Tensor:
     """The diagonal of B Bᵀ, shape (n,)."""
-    if in_transform():
+    if _is_unpacked(log_diagonal):
         return unpack(lower, log_diagonal).square().sum(-1)
     return _Variance.apply(_strict(lower, log_diagonal), log_diagonal)
 
@@ -160,6 +161,8 @@ def unpack(lower: Tensor, log_diagonal: Tensor) -> Tensor:
 
 def unpack_strict(lower: Tensor, size: int) -> Tensor:
     """The dense strictly lower-triangular L, shape (n, n) with n = ``size``."""
+    if len(_bounds(size)) == 1:
+        return lower.view(size, size).tril(-1)
     rows = [F.pad(panel, (0, size - stop)) for _, stop, panel in _panels(lower, size)]
     return torch.cat(rows).tril(-1)
 
@@ -184,6 +187,10 @@ def _strict(lower: Tensor, log_diagonal: Tensor) -> Tensor:
         rows, first = stop - start, stored.storage_offset() + offset + start
         stored.as_strided((rows, rows), (stop, 1), first).tril_(-1)
     return lower
+
+
+def _is_unpacked(log_diagonal: Tensor) -> bool:
+    return log_diagonal.shape[-1] <= SMALL or in_transform()
 
 
 def _writable(lower: Tensor) -> bool:

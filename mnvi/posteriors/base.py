@@ -43,9 +43,9 @@ class PosteriorSpec(ABC):
         """How many numbers the module will hold, without allocating them."""
 
     def multiply_adds(self, shape: tuple[int, int], split: Split | None = None, *, outputs: int | None = None) -> int:
-        """About how many multiplications one draw of the weight takes, or of so many ``outputs`` by the local estimator.
+        """About how many multiplications a draw takes, of the weight, or of so many ``outputs`` of a linear layer.
 
-        A family that does not say has as many as the weight has numbers.
+        One for every number of the weight where a family does not say.
         """
         return (outputs or 1) * shape[0] * shape[1]
 

@@ -35,8 +35,8 @@ def _ordered(cuts: Sequence[Cut], thresholds: Sequence[float]) -> Tensor:
 
 
 def _shares(count: int) -> Tensor:
-    """``count`` numbers between 0 and 1, at equal distances."""
-    return torch.arange(1, count + 1, dtype=torch.float64) / (count + 1)
+    """``count`` numbers from 0 to below 1, at equal distances; 0 stands for the least that can be dropped."""
+    return torch.arange(count, dtype=torch.float64) / count
 
 
 def _raised(

@@ -48,7 +48,7 @@ class HeldOut:
         for inputs in self.batches:
             output = functional_call(self.model, dict(weights), inputs.positional, inputs.named)
             draws: Any = over(lambda each: each.unsqueeze(0), self.likelihood.read(output))
-            found.append(loss_of(self.measure, self.likelihood, draws, inputs.target).double())  # type: ignore[arg-type]
+            found.append(loss_of(self.measure, self.likelihood, draws, inputs.target).cpu().double())  # type: ignore[arg-type]
             self.advance(1)
             total += found[-1].sum().item()
             if self.likelihood.discrete and total > limit * self.count:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._models.bypassed_layers import stop_checking
 from ..layers import bayesian_layers
 from ..layers.kinds import plain_kind
+from ..layers.norms import bayesian_norms
 from ._constant_units import UnitValues, cut_units, pass_through, with_finite_constants
 from ._module_chain import module_chain
 from ._stages import Stage, is_layer_of_weights, is_transposed, split_into_stages
@@ -65,6 +66,8 @@ def compacted(model: nn.Module) -> tuple[nn.Sequential, dict[str, nn.Module]]:
     posteriors = {id(layer.posterior): layer.posterior for _, layer in bayesian_layers(model)}  # large, not needed
     working = copy.deepcopy(model, posteriors)  # a traced forward may leave its proxies on the model
     stop_checking(working)
+    for norm in list(bayesian_norms(working)):
+        norm.make_plain()
     head, stages = split_into_stages(module_chain(working))
     inputs = _inputs(stages)
     keeps = _keeps(stages, inputs)

@@ -48,9 +48,9 @@ def prune(
         fraction: drop this share, 0 ≤ f < 1, of all weights (or rows, or columns) of all layers that are not skipped,
             the ⌊f·count⌋ lowest scores; what is pruned already counts as lowest.
         data: drop what :func:`find_thresholds` finds on these examples, which the training has not seen: a pair (x, y)
-            of tensors, a Dataset or a DataLoader. A warning says so where that is nothing. Until the search ends, the
-            model is as it was, so that an interrupt leaves it unpruned. Give one of ``threshold``, ``fraction`` and
-            ``data``.
+            of tensors, a Dataset or a DataLoader. A warning tells where that is nothing, or leaves nothing of a layer.
+            Until the search ends, the model is as it was, so that an interrupt leaves it unpruned. Give one of
+            ``threshold``, ``fraction`` and ``data``.
         loss: with ``data``, by how much the error may rise there, in percentage points; or the NLL, in nats per
             example. ``None``: by its standard error.
         measure: with ``data``, ``"error"`` or ``"nll"``; ``None``: the error of classes, else the NLL.
@@ -78,7 +78,7 @@ def prune(
     if data is not None:
         options: Any = {"likelihood": likelihood, "groups": groups, "score": score, "skip": skip}
         threshold = find_thresholds(model, data, loss=loss, measure=measure, **options)
-        _warn_if_nothing(threshold)
+        _warn(threshold)
     elif loss is not None or measure is not None or likelihood != "categorical":
         raise ValueError("loss, measure and likelihood belong to data, which was not given")
     if isinstance(threshold, Thresholds):
@@ -117,12 +117,19 @@ def _below(model: nn.Module, found: Thresholds) -> list[tuple[Cut, Tensor]]:
     return [(cut, cut.below(values[cut.name, cut.groups])) for cut in cuts if (cut.name, cut.groups) in values]
 
 
-def _warn_if_nothing(found: Thresholds) -> None:
+def _warn(found: Thresholds) -> None:
+    """Warn where nothing is pruned, or nothing left."""
+    empty = sorted({each.name for each in found.layers if not each.left})
     if not any(each.threshold for each in found.layers):
-        warnings.warn(
-            f"nothing was pruned: every attempt costs more than is allowed on the held-out examples ({found})",
-            stacklevel=4,
+        message = f"nothing was pruned: every attempt costs more than is allowed; {str(found).splitlines()[0]}"
+    elif empty:
+        names = ", ".join(map(repr, empty))
+        message = (
+            f"nothing is left of {names}, as the held-out examples allow it: are they few, or the model untrained?"
         )
+    else:
+        return
+    warnings.warn(message, stacklevel=4)
 
 
 def _lowest(cuts: list[Cut], kinds: Sequence[str], fraction: Any) -> list[tuple[Cut, Tensor]]:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import layers, manifolds, measuring, orthogonal
+from benchmarks import defaults, layers, manifolds, measuring, orthogonal
 
 
 @pytest.mark.slow
@@ -14,6 +14,28 @@ def test_benchmark_of_the_layers_runs():
         results = layers.measure(contenders, torch.randn(shape), rounds=1)
         assert set(results) == set(contenders)
         assert next(iter(results.values()))["ratio"] == 1
+
+
+TITLES = [pytest.param(title, marks=[pytest.mark.slow] * ("ResNet" in title)) for title in defaults.NETWORKS]
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_with_the_defaults_a_step_takes_little_more_memory_than_the_plain_networks(title):
+    """The limit of what the default family promises; of time nothing is asserted."""
+    rows = {name: (step.state(), step.peak()) for name, step in defaults.steps(*defaults.NETWORKS[title]).items()}
+    for found, plain in zip(rows["to_bayesian, defaults"], rows["plain"], strict=True):
+        assert plain < found < 2.5 * plain
+
+
+def test_resnet18_is_the_published_one():
+    assert sum(p.numel() for p in defaults.resnet18().parameters()) == 11_689_512
+
+
+def test_benchmark_of_the_defaults_runs(capsys):
+    rows = defaults.measure((lambda: defaults.mlp(6, 5, 3), (4, 6), 3), rounds=1, seconds=1)
+    defaults.show_memory(rows)
+    assert rows["plain"]["ratio"] == rows["plain"]["state_ratio"] == rows["plain"]["peak_ratio"] == 1
+    assert "state" in capsys.readouterr().out
 
 
 def test_vgg_is_the_published_one():

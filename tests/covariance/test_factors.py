@@ -4,11 +4,13 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, vmap
 
 from mnvi.covariance import BlockDiagonal, Dense, Diagonal, Identity, Kronecker, LowRank
+from mnvi.linalg import triangular
 from tests.cases import FACTORS, cases
 from tests.laws import assert_close, randomise
 
@@ -18,8 +20,15 @@ EXACT = {name: factor for name, factor in FACTORS.items() if "low-rank" not in n
 SCALED = {name: factor for name, factor in FACTORS.items() if name != "identity"}
 
 
-def build(description, size=SIZE, std=0.5):
-    return randomise(description.build(size), std)
+@pytest.fixture(autouse=True, params=["small", "panels"])
+def path(request, monkeypatch):
+    """Dense factors of both ways of computing, which their size chooses."""
+    if request.param == "panels":
+        monkeypatch.setattr(triangular, "SMALL", 0)
+
+
+def build(description, size=SIZE, std=0.5, split=None):
+    return randomise(description.build(size, split=split), std)
 
 
 class Operations(nn.Module):
@@ -52,6 +61,30 @@ def test_products_of_inputs_that_are_not_contiguous(description):
     e, x = torch.randn(factor.width, 3, 2).permute(2, 1, 0), torch.randn(factor.size, 1).mT.expand(4, -1)
     assert_close(factor.multiply(e), e @ factor.matrix().mT)
     assert_close(factor.multiply_transpose(x), x @ factor.matrix())
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@cases("description", FACTORS)
+def test_patch_norms_of_a_convolution_are_those_of_its_patches(description, groups):
+    """The patches of each group of channels, cut out by ``unfold``; gradients are theirs, and 0 where the input is."""
+    factor, x = build(description, split=(3, 4)), torch.randn(2, 3 * groups, 4, 5)
+    x[0] = 0
+
+    def convolve(x, kernels):
+        return F.conv2d(x, kernels.unflatten(1, (3, 2, 2)), groups=groups)
+
+    def cut(x):
+        patches = F.unfold(x, 2).unflatten(1, (groups, SIZE))  # (N, groups, SIZE, locations)
+        return factor.transpose_norm(patches.mT).squeeze(-1).unflatten(-1, (3, 4))
+
+    weights = torch.randn(2, groups, 3, 4)
+    tensors = (x.requires_grad_(), *factor.parameters())
+    found, expected = factor.patch_norm(x, convolve, groups), cut(x)
+    assert_close(found, expected)
+    gradients = [torch.autograd.grad((each * weights).sum(), tensors) for each in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        assert_close(one, other)
+    assert not gradients[0][0][0].any()
 
 
 @cases("description", FACTORS)

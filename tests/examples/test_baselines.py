@@ -9,7 +9,6 @@ from scipy.optimize import brentq
 from scipy.special import expit
 from torch import nn
 
-import mnvi
 from examples.baselines import contest, temperature
 from examples.baselines.draws import Training, outputs, single
 from examples.baselines.ensemble import ensemble

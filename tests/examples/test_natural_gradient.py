@@ -72,7 +72,7 @@ def test_two_steps_of_regression(tmp_path, capsys):
 def test_the_gap_is_the_divergence_from_the_exact_posterior():
     """−ELBO + log evidence is KL(q ‖ p(W | Y)), here between dense normal distributions."""
     x, y = conjugate_regression.problem(0)
-    layer = mnvi.MNLinear(8, 3, bias=False, dtype=torch.float64)
+    layer = mnvi.MNLinear(8, 3, bias=False, posterior=mnvi.posteriors.MatrixNormal(), dtype=torch.float64)
     randomise(layer.posterior, 0.3)
     with torch.no_grad():
         gap = conjugate_regression.gap_to_evidence(layer, x, y, conjugate_regression.log_evidence(x, y))

@@ -37,6 +37,7 @@ X = torch.randn(5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.fl
 
 
 def network(**options):
+    options = {"posterior": posteriors.MatrixNormal(), **options}
     return mnvi.Sequential(mnvi.MNLinear(6, 8, **options), nn.Tanh(), mnvi.MNLinear(8, 3, **options))
 
 

@@ -45,9 +45,7 @@ def test_the_factor_under_which_data_were_drawn_is_found(row, factor):
     target = truth.sample(made, generator=torch.Generator().manual_seed(5))[0]
     found = likelihood.calibrate_(made, target)
     assert found == pytest.approx(factor, rel=0.05)
-    torch.testing.assert_close(
-        likelihood.state_dict(), {k: v for k, v in truth.state_dict().items()}, rtol=0.06, atol=0.06
-    )
+    torch.testing.assert_close(likelihood.state_dict(), dict(truth.state_dict()), rtol=0.06, atol=0.06)
 
 
 @cases("row", LIKELIHOODS)

@@ -180,7 +180,7 @@ def steps_to_evidence(layer, optimiser, loss, evidence, most):
 @pytest.mark.parametrize("start", [0.01, 1.0, 1000.0])
 def test_conjugate_regression_reaches_the_evidence_in_thirty_steps_from_any_start(seed, start):
     loss, evidence = regression(seed)
-    layer = mnvi.MNLinear(8, 3, bias=False)
+    layer = mnvi.MNLinear(8, 3, bias=False, posterior=posteriors.MatrixNormal())
     layer.posterior.set_scale_(0.02 * start)
     steps = steps_to_evidence(layer, NaturalGradient(layer, lr=1.0), loss, evidence, 30)
     assert steps is not None
@@ -192,9 +192,9 @@ def test_adam_takes_ten_times_as_many_steps():
     best = min(
         steps_to_evidence(layer, torch.optim.Adam(layer.parameters(), lr), loss, evidence, 1500) or 1500
         for lr in (0.01, 0.03, 0.1)
-        for layer in [mnvi.MNLinear(8, 3, bias=False)]
+        for layer in [mnvi.MNLinear(8, 3, bias=False, posterior=posteriors.MatrixNormal())]
     )
-    layer = mnvi.MNLinear(8, 3, bias=False)
+    layer = mnvi.MNLinear(8, 3, bias=False, posterior=posteriors.MatrixNormal())
     assert best >= 10 * steps_to_evidence(layer, NaturalGradient(layer, lr=1.0), loss, evidence, 30)
 
 
@@ -232,7 +232,7 @@ def test_training_with_every_layer_family_and_prior_lowers_the_loss(made, family
 
 def model():
     return mnvi.Sequential(
-        mnvi.MNLinear(6, 5),
+        mnvi.MNLinear(6, 5, posterior=posteriors.MatrixNormal()),
         nn.ReLU(),
         mnvi.MNLinear(5, 4, posterior=posteriors.MatrixNormal(LowRank(1), Kronecker())),
         mnvi.MNLinear(4, 4, posterior=posteriors.MatrixNormalPlusDiagonal()),
@@ -269,7 +269,7 @@ def test_the_gauge_is_fixed_after_every_step():
 
 
 def test_num_data_undoes_the_division_of_the_loss_and_every_averages_gradients():
-    nets = [mnvi.MNLinear(6, 5) for _ in range(3)]
+    nets = [mnvi.MNLinear(6, 5, posterior=posteriors.MatrixNormal()) for _ in range(3)]
     for net in nets[1:]:
         net.load_state_dict(nets[0].state_dict())
     scales = (1.0, 1 / 50)

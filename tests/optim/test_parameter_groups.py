@@ -9,6 +9,7 @@ from torch.optim.swa_utils import SWALR
 
 import mnvi
 from mnvi import ELBO, MNLinear
+from mnvi.posteriors import MatrixNormal
 from mnvi.priors import GroupARD
 from tests.cases import SOME_FAMILIES, cases
 from tests.laws import assert_close, randomise
@@ -43,7 +44,7 @@ def test_rates_of_the_groups():
 
 def test_groups_of_other_models():
     assert [g["name"] for g in mnvi.parameter_groups(nn.Linear(2, 2))] == ["means"]
-    shared = MNLinear(4, 4)
+    shared = MNLinear(4, 4, posterior=MatrixNormal())
     assert sum(len(g["params"]) for g in mnvi.parameter_groups(nn.Sequential(shared, shared))) == 6
 
 

@@ -158,7 +158,7 @@ class KLOf(torch.nn.Module):
 
 def test_kl_of_a_large_layer():
     """Factors may be stored in pieces; the oracle is the distribution's own KL, tested against dense normals."""
-    layer = randomise(MNLinear(700, 3, prior=Normal(0.7)), 0.1)
+    layer = randomise(MNLinear(700, 3, posterior=MatrixNormal(), prior=Normal(0.7)), 0.1)
     expected = kl_divergence(layer.distribution(), Independent(torch.distributions.Normal(torch.zeros(3, 700), 0.7), 2))
     assert_close(layer.kl(), expected)
 
@@ -167,7 +167,7 @@ def test_the_posterior_of_one_task_is_the_prior_of_the_next():
     first = make(MatrixNormal(), Normal())
     task = first.distribution()
     prior = mnvi.priors.MatrixNormal(task.loc, task.scale_tril_row, task.scale_tril_column)
-    second = MNLinear(P, N, prior=prior)
+    second = MNLinear(P, N, posterior=MatrixNormal(), prior=prior)
     expected = kl_divergence(dense_posterior(second), dense_posterior(first))
     assert_close(second.kl(), expected)
     second.load_state_dict(first.state_dict(), strict=False)
@@ -306,7 +306,7 @@ def test_learnt_precisions_reach_the_same_optimum_by_gradient(rows, columns):
 def test_precisions_are_saved_and_continue_where_they_were():
     layer = make(MatrixNormal(), GroupARD())
     converged_kl(layer)
-    copy = MNLinear(P, N, prior=GroupARD())
+    copy = MNLinear(P, N, posterior=MatrixNormal(), prior=GroupARD())
     copy.load_state_dict(layer.state_dict())
     assert_close(copy.kl(), layer.kl())
     assert not list(layer.prior.parameters())

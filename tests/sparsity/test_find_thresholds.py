@@ -84,7 +84,7 @@ def test_pruning_costs_no_more_nll_than_is_allowed(seed, loss):
     model, x, y = classifier(seed)
     before = nll(model, x, y)
     found = find_thresholds(model, (x, y), loss=loss, measure="nll")
-    assert prune(model, data=(x, y), loss=loss, measure="nll") is model
+    assert prune(model, threshold=found) is model
     assert nll(model, x, y) == pytest.approx(found.after, rel=1e-5)
     assert nll(model, x, y) <= found.allowed + 1e-6
     assert found.before == pytest.approx(before, rel=1e-5)
@@ -299,6 +299,16 @@ def test_an_allowance_that_nothing_meets_prunes_nothing_and_says_so():
     with pytest.warns(UserWarning, match=r"nothing was pruned: every attempt costs more .*held-out NLL"):
         prune(model, data=data, loss=0.0, measure="nll", groups="columns")
     assert_unpruned(model, before)
+
+
+def test_a_layer_of_which_nothing_is_left_is_named():
+    model, x, _ = classifier()
+    constant = torch.full((200,), 2)  # by the biases alone
+    with torch.no_grad():
+        model[4].bias.copy_(torch.tensor([0.0, 0.0, 9.0, 0.0]))
+    with pytest.warns(UserWarning, match="nothing is left of .*'4', .*are they few, or the model untrained"):
+        prune(model, data=(x, constant), loss=1.0)
+    assert error(model, x, constant) <= error(classifier()[0], x, constant) + 1.0
 
 
 X, Y = torch.randn(8, 6), torch.randint(4, (8,))

@@ -1,0 +1,223 @@
+"""A fit that was killed goes on to the same bits, whenever it was; and only where everything is as it was."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import mnvi
+from mnvi._progress import Progress
+from tests.cases import cases
+from tests.test_fit import LABELS, REAL, Noisy, X, network, same
+
+pytestmark = pytest.mark.filterwarnings("ignore:the KL still changed")
+SEARCH = {"epochs": (2, 3), "kl_weight": (1.0, 0.1), "batch_size": 8}  # trials of 5 and 10 steps, then 15 or 10
+
+
+class Killed(Exception):
+    """As a signal would."""
+
+
+def dropout(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return mnvi.Sequential(mnvi.MNLinear(3, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.ReLU(), mnvi.MNLinear(6, 2))
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """A function that has the next fit die at a step of it, or of its judging (0 steps)."""
+    monkeypatch.setattr("mnvi._fitting.checkpoint.EVERY", 0.0)
+    advance = Progress.advance
+
+    def at(call):
+        calls = [0]
+
+        def counting(self, count):
+            calls[0] += 1
+            if calls[0] == call:
+                raise Killed
+            advance(self, count)
+
+        monkeypatch.setattr(Progress, "advance", counting)
+
+    yield at
+    monkeypatch.setattr(Progress, "advance", advance)
+
+
+def one(seed=0, **options):
+    model = dropout(seed)
+    return [model], mnvi.fit(model, (X, LABELS), **{**SEARCH, **options})
+
+
+def several(seed=0, **options):
+    models = [dropout(seed + k) for k in range(2)]
+    return models, mnvi.fit(models, (X, LABELS), **{**SEARCH, **options})
+
+
+def augmented(seed=0, **options):
+    model = network(outputs=1, seed=seed)
+    held_out = {"kl_weight": 0.3, "epochs": 4, "validation": (X[:9], REAL[:9])}  # calibrates after the training
+    return [model], mnvi.fit(model, Noisy(), "gaussian", batch_size=8, **held_out, **options)
+
+
+@cases("fitted", {"one": one, "several": several})
+@pytest.mark.parametrize("call", [3, 6, 7, 8, 10, 13, 19, 22, 26])
+def test_a_killed_fit_goes_on_to_the_same_bits(fitted, call, tmp_path, killed_at):
+    expected, history = fitted()
+    path = tmp_path / "new folder" / "fit.pt"
+    killed_at(call)
+    with pytest.raises(Killed):
+        fitted(checkpoint=path)
+    killed_at(None)
+    torch.rand(call)
+    models, resumed = fitted(seed=50, checkpoint=path)  # whose own initial weights do not matter
+    assert all(map(same, expected, models))
+    assert same(history, resumed)
+    assert os.listdir(path.parent) == ["fit.pt"]
+
+
+def test_trials_one_by_one_resume_as_well(tmp_path, killed_at, monkeypatch):
+    monkeypatch.setattr("mnvi._fitting.job.SMALL", 0)
+    test_a_killed_fit_goes_on_to_the_same_bits(one, 9, tmp_path, killed_at)
+
+
+@pytest.mark.parametrize("call", [2, 12, 21])
+def test_augmentation_and_calibration_resume_as_well(call, tmp_path, killed_at):
+    expected, history = augmented()
+    killed_at(call)
+    with pytest.raises(Killed):
+        augmented(checkpoint=tmp_path / "fit.pt")
+    killed_at(None)
+    models, resumed = augmented(checkpoint=tmp_path / "fit.pt")
+    assert same(expected[0], models[0])
+    assert same(history, resumed)
+
+
+def test_a_fit_may_be_killed_again_and_again(tmp_path, killed_at):
+    expected, history = one()
+    for _ in range(20):
+        killed_at(7)
+        try:
+            models, resumed = one(checkpoint=tmp_path / "fit.pt")
+            break
+        except Killed:
+            continue
+    assert same(expected[0], models[0])
+    assert same(history, resumed)
+
+
+@cases("fitted", {"one": one, "several": several, "augmented": augmented})
+def test_a_fit_that_had_ended_returns_at_once(fitted, tmp_path, monkeypatch):
+    expected, history = fitted(checkpoint=tmp_path / "fit.pt")
+    monkeypatch.setattr("mnvi._fitting.trial.Trial.run_epoch", None)
+    models, again = fitted(seed=3, checkpoint=tmp_path / "fit.pt")
+    assert all(map(same, expected, models))
+    assert same(history, again)
+    assert not any(model.training for model in models)
+
+
+SCRIPT = """
+import os, signal, sys
+import mnvi._fitting.checkpoint
+from mnvi._progress import Progress
+from tests._fitting.test_resume import one
+
+mnvi._fitting.checkpoint.EVERY = 0.0
+advance = Progress.advance
+steps = [0]
+
+def count(self, number):
+    steps[0] += number
+    if steps[0] == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    advance(self, number)
+
+Progress.advance = count
+one(checkpoint=sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [8, 18])
+def test_a_process_that_was_killed_leaves_what_a_new_one_goes_on_from(step, tmp_path):
+    path = tmp_path / "fit.pt"
+    root = Path(mnvi.__file__).parents[1]
+    command = [sys.executable, "-c", SCRIPT, str(path), str(step)]
+    done = subprocess.run(
+        command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert path.exists()
+    expected, history = one()
+    models, resumed = one(checkpoint=path)
+    assert same(expected[0], models[0])
+    assert same(history, resumed)
+    assert len(history.search) == 4
+
+
+# What it refuses ------------------------------------------------------------------------------------------------------
+
+CHANGED = X.clone()
+CHANGED[5, 1] += 1e-3
+OTHER = {  # a call, and what it differs in
+    "lr": ({"lr": 0.02}, r"lr 0\.01 \(now 0\.02\)"),
+    "epochs": ({"epochs": 3}, r"epochs \[2\] \(now \[3\]\)"),
+    "kl_weight": ({"kl_weight": 1.0}, r"kl_weight \[0\.1\] \(now \[1\.0\]\)"),
+    "batch_size": ({"batch_size": 9}, "batch_size 8"),
+    "draws": ({"draws": 2}, "draws 1"),
+    "warmup": ({"warmup": 0.1}, "warmup 0.5"),
+    "seed": ({"seed": 1}, "seed 0"),
+    "calibrate": ({"calibrate": False}, "calibrate True"),
+    "validation": ({"validation": (X, LABELS)}, "validation 0.1"),
+    "values of the data": ({"data": (CHANGED, LABELS)}, "data .*checksum"),
+    "fewer data": ({"data": (X[1:], LABELS[1:])}, r"\(36, 3\)"),
+    "a Dataset": ({"data": TensorDataset(X, LABELS[:, None], LABELS)}, "data "),
+    "architecture": ({"model": mnvi.Sequential(mnvi.MNLinear(3, 4), nn.Tanh(), mnvi.MNLinear(4, 2))}, "models 1 of"),
+    "several models": ({"model": [network(), network()]}, r"models 1 of .* \(now 2 of"),
+    "likelihood": ({"likelihood": mnvi.likelihoods.Categorical(1)}, r"likelihood Categorical\(dim=-1\)"),
+}
+OTHER.pop("a Dataset")
+
+
+@cases("row", OTHER)
+def test_the_checkpoint_of_another_fit_is_refused_and_kept(row, tmp_path):
+    options, message = row
+    base = {"model": network(), "data": (X, LABELS), "epochs": 2, "kl_weight": 0.1, "batch_size": 8}
+    base["checkpoint"] = path = tmp_path / "fit.pt"
+    mnvi.fit(**base)
+    before = path.read_bytes()
+    model = options.get("model", network(seed=7))
+    weights = [p.clone() for p in (model if isinstance(model, nn.Module) else model[0]).parameters()]
+    with pytest.raises(ValueError, match=f"is the checkpoint of another fit: .*{message}.*another path, or delete"):
+        mnvi.fit(**{**base, "model": model, **options})
+    assert path.read_bytes() == before
+    left = (model if isinstance(model, nn.Module) else model[0]).parameters()
+    assert all(a.equal(b) for a, b in zip(weights, left, strict=True))
+
+
+@cases("content", {"other bytes": b"not torch", "empty": b""})
+def test_a_file_that_is_no_checkpoint_is_refused_and_kept(content, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not the checkpoint of a fit"):
+        mnvi.fit(network(), (X, LABELS), checkpoint=path)
+    assert path.read_bytes() == content
+
+
+def test_the_checkpoint_of_something_else_is_refused(tmp_path):
+    torch.save(network().state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="is not the checkpoint of a fit"):
+        mnvi.fit(network(), (X, LABELS), checkpoint=tmp_path / "model.pt")
+
+
+def test_seconds_count_what_was_before_the_kill(tmp_path, monkeypatch):
+    _, history = one(checkpoint=tmp_path / "fit.pt")
+    _, again = one(checkpoint=tmp_path / "fit.pt")
+    assert again.seconds >= 0.9 * history.seconds
