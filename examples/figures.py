@@ -22,6 +22,7 @@ from examples.papers import (
     riemannian,
     speech,
     translation,
+    uci,
     video,
 )
 
@@ -60,6 +61,8 @@ def figure(path: Path) -> tuple[str, Callable[[Path], None]]:
         return "natural_gradient.png", lambda out: natural_gradient.images_figure(out, result)
     runs = result["runs"]
     first = next(iter(runs.values()))
+    if any("summary" in run for run in first.values() if isinstance(run, dict)):
+        return "uci.png", lambda out: uci.figure(out, runs)
     if "baseline" in first:
         return "copying.png", lambda out: copying.figure(out, runs, copying.derivatives(folder))
     if "steps_per_epoch" in first:

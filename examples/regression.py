@@ -58,7 +58,7 @@ def main(settings: Settings) -> pd.DataFrame:
         models = [mnvi.Sequential(linear(n, m), nn.ReLU(), *dropout, linear(m, outputs)) for _ in range(count)]
         plan = {"kl_weight": weight, "epochs": settings.epochs, "seed": settings.seed}
         learnt = mnvi.fit(models, (x[held:], y[held:]), kind, **plan).likelihood
-        noise = learnt if count == 1 else learnt[0]
+        noise = learnt[0] if isinstance(learnt, list) else learnt
 
         def draws(inputs: Tensor) -> Tensor:
             nn.ModuleList(models).train()  # in which dropout drops and layers draw weights

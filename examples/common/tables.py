@@ -28,7 +28,7 @@ def read(path: str | None, target: str | None) -> pd.DataFrame:
         raise ValueError(f"the target must be a column, one of {', '.join(names)}; got {target}")
     table.columns = names
     last = names[-1] if target is None else target
-    return checked(table[[name for name in names if name != last] + [last]])
+    return checked(table.reindex(columns=[name for name in names if name != last] + [last]))
 
 
 def checked(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,7 +54,9 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
 def _loaded(path: str | None) -> pd.DataFrame:
     concrete = Path(os.environ.get("MNVI_DATA", ""), "uci", "concrete.npz")
     if path is None and not concrete.exists():
-        return load_diabetes(as_frame=True, scaled=False)["frame"]
+        names = ["age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6", "progression"]
+        x, y = (np.asarray(part) for part in load_diabetes(return_X_y=True, scaled=False))
+        return pd.DataFrame(np.column_stack([x, y]), columns=names)
     path = str(concrete) if path is None else path
     if Path(path).suffix == ".npz":
         with np.load(path) as stored:

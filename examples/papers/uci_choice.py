@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from examples.common import checkpoints
 from examples.papers.uci_data import Split
@@ -24,15 +25,13 @@ FOLDS, SMALL, SHARE = 5, 2000, 10  # folds below so many rows, else one part of 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every method trains; the defaults are those of the published table.
+    """How every method trains; the defaults are those of the published table. Prior and warm-up are the library's.
 
     Attributes:
         hidden: units of the hidden layers.
         steps: of the longest training.
         batch_size: rows a step, at most; the batches of an epoch have one size.
         lr: of Adam at the start; cosine-annealed.
-        prior: deviation of a weight times the root of the number of its inputs.
-        warmup: share of the steps in which the KL's weight rises.
         draws: for a prediction.
         seed: of initial weights, batches and what is held out.
     """
@@ -41,8 +40,6 @@ class Recipe:
     steps: int = 10_000
     batch_size: int = 128
     lr: float = 1e-2
-    prior: float = 2.0
-    warmup: float = 0.8
     draws: int = 100
     seed: int = 0
 
@@ -56,13 +53,12 @@ class Recipe:
 
 
 class Networks(Protocol):
-    """Trained networks of standardized targets.
+    """Trained networks of standardized targets."""
 
-    Attributes:
-        log_scales: of their learnt noise.
-    """
-
-    log_scales: list[float]
+    @property
+    def log_scales(self) -> list[float]:
+        """Of their learnt noise, in logarithms."""
+        ...
 
     def drawn(self, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
         """For each network its own inputs (n, d), and of so many draws the outputs (count, n, 1)."""
@@ -122,7 +118,7 @@ def judge(
     """(nats per held-out row, widening) of every split: the noise of its folds, which is one, widened on all rows."""
     drawn = networks.drawn([split.x[out] for split in splits for _, out in folds], recipe.draws)
     found, count = [], len(folds)
-    for k, split in enumerate(splits):
+    for k, split in enumerate(tqdm(splits, "judging", delay=2, leave=False)):
         mine = slice(k * count, (k + 1) * count)
         likelihood = Gaussian()
         torch.nn.init.constant_(likelihood.log_scale, sum(networks.log_scales[mine]) / count)

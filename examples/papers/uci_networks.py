@@ -1,13 +1,13 @@
 """The networks that are compared on tables, which ``mnvi.fit`` trains, all together."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import mnvi
 from examples.papers.uci_choice import Pair, Recipe
@@ -44,14 +44,13 @@ class Fitted:
             torch.manual_seed(10_000 * recipe.seed + k)
             models.append(network(inputs, recipe, self.posterior, self.dropped))
         history = mnvi.fit(
-            models if len(models) > 1 else models[0],
-            list(pairs) if len(models) > 1 else pairs[0],
+            models,
+            list(pairs),
             Gaussian(),
             epochs=recipe.epochs(size, self.share),
             batch_size=recipe.batch(size),
             lr=recipe.lr,
             kl_weight=self.kl_weight,
-            warmup=recipe.warmup,
             seed=recipe.seed,
             checkpoint=checkpoint,
         )
@@ -70,7 +69,7 @@ class FittedNetworks:
     def drawn(self, inputs: Sequence[Tensor], count: int) -> list[Tensor]:
         """Of each network (count, n, 1). Every row has draws of its own, which makes no difference to its mixture."""
         found = []
-        for model, x in zip(self.models, inputs, strict=True):
+        for model, x in tqdm(zip(self.models, inputs, strict=True), "draws", len(self.models), delay=2, leave=False):
             with mnvi.sampling(model):
                 outputs = [model(rows.repeat(count, 1)).unflatten(0, (count, -1)) for rows in x.split(ROWS)]
             found.append(torch.cat(outputs, 1))
@@ -94,8 +93,7 @@ def network(
     """ReLU layers: Bayesian ones where there is a ``posterior``, after dropout where a share is ``dropped``."""
 
     def linear(n: int, m: int) -> nn.Module:
-        prior = mnvi.priors.Normal(recipe.prior / math.sqrt(n))
-        return nn.Linear(n, m) if posterior is None else mnvi.MNLinear(n, m, posterior=posterior, prior=prior)
+        return nn.Linear(n, m) if posterior is None else mnvi.MNLinear(n, m, posterior=posterior)
 
     sizes = [inputs, *recipe.hidden, 1]
     layers = [linear(sizes[0], sizes[1])]

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = [path for folder in ("examples", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
-SELF_CONTAINED = {"uncertainty", "regression", "manifold_optimization", "orthogonal_rnn", "natural_gradient"}
+SELF_CONTAINED = {"uncertainty", "manifold_optimization", "orthogonal_rnn", "natural_gradient"}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

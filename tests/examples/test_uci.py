@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 
 import mnvi
+from examples import figures
 from examples.papers import uci, uci_choice, uci_data, uci_ivon, uci_laplace, uci_scores
 from examples.papers.uci_choice import Recipe
 from examples.papers.uci_networks import network
@@ -53,6 +54,9 @@ def test_a_smoke_run_of_every_method(tmp_path, capsys):
         assert len(run["splits"]) == 2
         assert all(math.isfinite(value) for row in run["splits"] for value in row.values())
     assert "| yacht |" in capsys.readouterr().out
+    [drawn] = figures.main(["--folder", str(tmp_path), "--out", str(tmp_path / "again")])  # as it is drawn in figures/
+    assert drawn.name == "uci.png"
+    assert drawn.read_bytes() == (out / "uci.png").read_bytes()
     before = {path: path.stat().st_mtime_ns for path in (out / "yacht").iterdir()}
     uci.main([*TINY, "--out", str(out)])  # all is done
     assert {path: path.stat().st_mtime_ns for path in (out / "yacht").iterdir()} == before
