@@ -5,7 +5,7 @@
 
 The mixture of five Bayesian networks, trained in one vmap, beside a plain one of the same layers, MC dropout and least
 squares. A fifth of the rows, at random, is the test. Networks learn the noise, one for all rows or one for each, and a
-tenth of the other rows says how much wider it is. All columns must be numbers; a constant one does no harm. The target
+seventh of the other rows says how much wider it is. All columns must be numbers; a constant one does no harm. The target
 is the last one where --target names none. The predictions of the test go to runs/regression.csv.
 """
 
@@ -50,7 +50,7 @@ def main(settings: Settings) -> pd.DataFrame:
     mean, std = train[:, :-1].mean(0), train[:, :-1].std(0)
     x, test_x = ((part[:, :-1] - mean) / std.where(std > 0, 1.0) for part in (train, test))
     y, test_y = train[:, -1:], test[:, -1:]
-    held = len(y) // 10  # rows that set the noise, the first ones of a random order
+    held = len(y) // 7  # rows that set the noise, the first ones of a random order
     kind, outputs = ("gaussian", 1) if settings.noise == "learnt" else ("heteroscedastic_gaussian", 2)
 
     def networks(count: int, linear: type, weight: float = 0.0, *dropout: nn.Module) -> mnvi.Prediction:
@@ -65,7 +65,7 @@ def main(settings: Settings) -> pd.DataFrame:
             with torch.no_grad():
                 return torch.stack([model(inputs) for model in models for _ in range(64)])
 
-        noise.calibrate_(draws(x[:held]), y[:held])  # of the mixture of all networks
+        noise.calibrate_(draws(x[:held]), y[:held], spread=1.0)  # of the mixture of all networks
         return noise.prediction(draws(test_x))
 
     def line() -> mnvi.Prediction:

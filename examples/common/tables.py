@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_diabetes
 
-LEAST = 50  # rows, of which a fifth is a test and a tenth of the others sets the noise
+LEAST = 50  # rows, of which a fifth is a test and some of the others set the noise
 
 
 def read(path: str | None, target: str | None) -> pd.DataFrame:
