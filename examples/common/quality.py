@@ -49,7 +49,9 @@ def _area(inside: Tensor | None, out: Tensor | None, classes: int) -> float:
     assert out is not None
     scores = torch.cat([inside, out]) / math.log(classes)  # from 0 to 1, as torchmetrics takes scores
     strange = torch.cat([torch.zeros(len(inside)), torch.ones(len(out))]).long()
-    return 100 * float(auroc(scores, strange, task="binary"))
+    area = auroc(scores, strange, task="binary")
+    assert area is not None
+    return 100 * float(area)
 
 
 def reliability(draws: Tensor, y: Tensor) -> list[list[float]]:

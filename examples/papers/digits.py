@@ -113,7 +113,9 @@ def bayesian(posterior: PosteriorSpec | None) -> Callable[[Split, int], Found]:
         history = mnvi.fit(model, training.data, seed=training.seed)
 
         def draws(x: Tensor) -> Tensor:
-            return mnvi.predict(model, x, samples).draws / history.likelihood.temperature
+            found = mnvi.predict(model, x, samples).draws
+            assert isinstance(found, Tensor)
+            return found / history.likelihood.temperature
 
         return {TITLES[posterior]: draws}
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..likelihoods import Likelihood
 from .judging import Judged
 from .models import Objective
 from .trial import Trial
@@ -18,7 +17,7 @@ class History:
     """What :func:`mnvi.fit` returns. Of several models, what each has of its own is a list.
 
     Attributes:
-        likelihood: what :func:`mnvi.predict` takes, with what was learnt.
+        likelihood: what :func:`mnvi.predict` takes, a ``Likelihood`` with what was learnt.
         kl_weight, epochs: those that were chosen, or given.
         widening: the factor by which held-out data widened the likelihood's scale or temperature; 1 without.
         seconds: what the whole fit took, with what it took before a kill.
@@ -28,7 +27,7 @@ class History:
             unweighted, both in nats per example.
     """
 
-    likelihood: Likelihood | list[Likelihood]
+    likelihood: Any
     kl_weight: float | list[float]
     epochs: int
     widening: float | list[float]
