@@ -85,12 +85,14 @@ class History:
         return f"History({', '.join(f'{name}={_rounded(value)}' for name, value in shown.items())})"
 
     def warn_unless_settled(self, stacklevel: int = 3) -> None:
-        """Warn of a KL that has not settled."""
-        if self.settled:
+        """Warn of a KL that is seen to change still; after a single epoch nothing is seen."""
+        if self.settled or len(self.records) == 1:
             return
-        change = f"the KL still changed by {100 * self.kl_change:.0f} % over the last quarter of the epochs"
-        known = change if len(self.records) > 1 else "after one epoch nobody knows whether the KL still changes"
-        warnings.warn(f"{known}: the posterior may not have converged; more epochs help", stacklevel=stacklevel)
+        warnings.warn(
+            f"the KL still changed by {100 * self.kl_change:.0f} % over the last quarter of the epochs: the "
+            "posterior may not have converged; more epochs help",
+            stacklevel=stacklevel,
+        )
 
     def _quarter(self) -> int:
         """How many epochs a quarter of them is, at least one where there are two."""

@@ -199,7 +199,9 @@ def test_every_method_has_draws_rows_and_a_cost(name):
 
 
 def test_families_and_the_weight_of_the_kl_are_those_of_the_method():
-    training, model = untrained(inputs=200), nn.Sequential(nn.Linear(200, 3), nn.Linear(3, 3))
+    model, x = nn.Sequential(nn.Linear(200, 3), nn.Linear(3, 3)), torch.randn(2000, 200)
+    pair = x, torch.distributions.Categorical(logits=2 * model(x)).sample()  # so that there is a best temperature
+    training = Untrained(pair, pair, epochs=1)
     for name, kind in (("matrix-normal", "MatrixNormalPosterior"), ("diagonal", "DiagonalPosterior")):
         contest.METHODS[name].run(given(model, training, kl_weight=0.5))
         converted, options = training.calls.pop()

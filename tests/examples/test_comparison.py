@@ -14,7 +14,6 @@ from examples import comparison
 from examples.baselines import contest
 from examples.common import metrics, quality, scores, shifts
 from examples.common.data import Data
-from mnvi.covariance import BlockDiagonal
 
 TINY = ["--epochs", "1", "--images", "64", "--test", "40", "--shifted", "20", "--draws", "3", "--members", "2"]
 SOME = ["plain", "dropout", "ensemble", "diagonal", "matrix-normal"]  # of no other package
@@ -230,4 +229,3 @@ def test_the_network_is_that_of_the_documentation():
     model = comparison.network((1, 28, 28), 10)
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     assert [model[6].in_features, model[6].out_features, model[8].out_features] == [6272, 64, 10]
-    assert BlockDiagonal(196) == comparison.COLUMNS["block-diagonal"]

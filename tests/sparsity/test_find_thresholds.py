@@ -331,7 +331,7 @@ BAD = {
     "empty loader": ({"data": DataLoader([])}, ValueError, "data has no examples"),
     "one": ({"data": (X[:1], Y[:1])}, ValueError, "one held-out example has no standard error"),
     "no targets": ({"data": DataLoader(X, 4)}, ValueError, r"must be \[x, target\]"),
-    "labels": ({"data": (X, Y + 10)}, ValueError, "classes from 0 to 3"),
+    "labels": ({"data": (X, Y + 10)}, ValueError, "the model returns 4 classes, 0..3"),
     "shape": ({"data": (X, Y[:, None])}, ValueError, "takes a target"),
     "inputs": ({"data": (X * math.nan, Y), "measure": "nll"}, ValueError, "mean nll on the held-out examples is nan"),
     "features": ({"data": (X[:, :5], Y)}, Exception, "5"),
