@@ -3,6 +3,7 @@
     python -m examples.comparison                                               # handwritten digits, a minute
     python -m examples.comparison --data fashion_mnist --images 2000 --seeds 1 --out runs/comparison-small
     python -m examples.comparison --data fashion_mnist --out runs/comparison-fashion
+    python -m examples.comparison --data mnist --network mlp --images 60000 --epochs 30 --out runs/comparison-mnist
 
 A network is trained for --epochs. Every method starts from its weights and trains for as many more, the plain network
 too. The members of the ensemble are trained from scratch for all of them. So is IVON in a second try; the held-out
@@ -12,6 +13,7 @@ left out.
 Every method and seed has a JSON file of its own when it is done, and a killed run goes on with the next one.
 """
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,6 +36,7 @@ class Settings:
 
     methods: str = option(",".join(METHODS), "what to compare; '' only draws the figures")
     data: Literal["digits", "mnist", "fashion_mnist", "cifar10"] = option("digits", "images to classify")
+    network: Literal["cnn", "mlp"] = option("cnn", "convolutions of 16 and 32 channels before 64 units; or 400-400")
     images: int = option(20_000, "training images at most", 1)
     held_out: int = option(None, "training images held out (default: 300 of digits, else 2000)", 10)
     test: int = option(None, "test images at most (default: all)", 10)
@@ -114,7 +117,7 @@ def run(name: str, seed: int, settings: Settings, fixed: dict, trial: Trial, fol
 def prepared(seed: int, settings: Settings, fixed: dict, trial: Trial, path: Path) -> Contest:
     """The trained network and the plain one, from their file, or trained and then kept in it."""
     training = Training(trial.train, trial.held_out, settings.epochs, settings.batch_size, settings.lr, seed)
-    build = partial(network, trial.shape, trial.classes)
+    build = partial(NETWORKS[settings.network], trial.shape, trial.classes)
     torch.manual_seed(seed)
     parts = {"trained": build(), "plain": build()}
     progress = checkpoints.resume(path, parts, fixed)
@@ -134,12 +137,21 @@ def prepared(seed: int, settings: Settings, fixed: dict, trial: Trial, path: Pat
     return Contest(build, training, **models, seconds=tuple(progress["seconds"]), **options)
 
 
-def network(shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+def cnn(shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """Two convolutions and two linear layers, for images of even height and width."""
     channels, height, width = shape
     first = [nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     second = [nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Flatten()]
     return nn.Sequential(*first, *second, nn.Linear(8 * height * width, 64), nn.ReLU(), nn.Linear(64, classes))
+
+
+def mlp(shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """Two hidden layers of 400 units."""
+    hidden = [nn.Linear(math.prod(shape), 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(400, classes))
+
+
+NETWORKS = {"cnn": cnn, "mlp": mlp}
 
 
 def collect(folder: Path, runs: dict[tuple[int, str], dict]) -> dict:

@@ -36,7 +36,7 @@ from mnvi.posteriors import Diagonal, MatrixNormal, PosteriorSpec
 class Settings:
     """Everything that a result depends on; each field is an option of the command line."""
 
-    methods: str = option("plain,dropout,ensemble,ivon,matrix-normal,dense,diagonal", "what to compare")
+    methods: str = option("plain,dropout,ensemble,ivon,matrix-normal,mixture,dense,diagonal", "what to compare")
     splits: int = option(5, "random splits", 1)
     epochs: int = option(167, "of all but mnvi.fit's own, of 12 steps each", 1)
     draws: int = option(64, "of the weights, for predictions", 2)
@@ -122,6 +122,19 @@ def bayesian(posterior: PosteriorSpec | None) -> Callable[[Split, int], Found]:
     return method
 
 
+def mixture(split: Split, samples: int) -> Found:
+    """Five networks by ``mnvi.fit`` in one vmap, and the draws of all."""
+    training, _, _ = split
+    models = [network(mnvi.MNLinear) for _ in range(5)]
+    history = mnvi.fit(models, training.data, seed=training.seed)
+
+    def draws(x: Tensor) -> Tensor:
+        found: list = [mnvi.predict(model, x, samples).draws for model in models]
+        return torch.cat([each / noise.temperature for each, noise in zip(found, history.likelihood, strict=True)])
+
+    return {"matrix normal, five networks": draws}
+
+
 TITLES = {None: "matrix normal, default factors", MatrixNormal(): "matrix normal, dense", Diagonal(): "diagonal"}
 METHODS: dict[str, Callable[[Split, int], Found]] = {
     "plain": plain,
@@ -129,6 +142,7 @@ METHODS: dict[str, Callable[[Split, int], Found]] = {
     "ensemble": lambda split, samples: {"ensemble of 5": ensemble(lambda: network(nn.Linear), split[0])},
     "ivon": lambda split, samples: {"IVON": ivon(network(nn.Linear), split[0], hess_init=0.5, samples=samples)},
     "matrix-normal": bayesian(None),
+    "mixture": mixture,
     "dense": bayesian(MatrixNormal()),
     "diagonal": bayesian(Diagonal()),
 }

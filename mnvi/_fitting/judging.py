@@ -18,22 +18,13 @@ NUM_SAMPLES = 32  # draws that judge
 
 
 class Judged(NamedTuple):
-    """A model after a trial: what was tried, and how its likelihood, widened by a factor, did on held-out data.
-
-    Attributes:
-        losses: −log p of every held-out example, in nats.
-    """
+    """A model after a trial: what was tried, and the NLL of held-out data, in nats per example, after a widening."""
 
     model: int
     epochs: int
     kl_weight: float
     widening: float
-    losses: list[float]
-
-    @property
-    def nll(self) -> float:
-        """Nats per held-out example."""
-        return sum(self.losses) / len(self.losses)
+    nll: float
 
     def shown(self) -> dict[str, Any]:
         """What a user may want to see."""
@@ -42,8 +33,8 @@ class Judged(NamedTuple):
 
 def judge(
     members: Members, data: Examples, numbers: Tensor | None, calibrate: bool, progress: Progress
-) -> list[tuple[float, list[float]]]:
-    """(widening, losses) of every member on the examples of these numbers, or all, in nats per example."""
+) -> list[tuple[float, float]]:
+    """(widening, NLL) of every member on the examples of these numbers, or all, in nats per example."""
     stacked = data.own and members.count > 1
     drawn, targets = [], []
     for batch in data.everything(numbers):
@@ -61,43 +52,37 @@ def judge(
     return results
 
 
-def _judged(likelihood: Likelihood, draws: Draws, target: Tensor, calibrate: bool) -> tuple[float, list[float]]:
+def _judged(likelihood: Likelihood, draws: Draws, target: Tensor, calibrate: bool) -> tuple[float, float]:
     widening = 1.0
     if calibrate:
         try:
             widening = likelihood.calibrate_(draws, target)
         except TypeError:  # it has no scale or temperature, or a known one
             widening = 1.0
-    return widening, (-likelihood.log_prob(draws, target).double()).tolist()
+    return widening, -likelihood.log_prob(draws, target).double().mean().item()
 
 
 def best(judged: Sequence[Judged], models: int, own: bool) -> list[Judged]:
-    """For each model its best trial; where models share their data, one choice for all.
+    """For each model its trial of least NLL; of equal ones the one of the largest weight of the KL.
 
-    Best is the largest weight of the KL whose NLL is at most one standard error (of the difference of the examples'
-    losses) above the least: nearest to Bayes' rule among what the held-out data cannot tell apart. Source: Breiman,
-    Friedman, Olshen & Stone (1984), section 3.4.3. The number of epochs is that of the least, one for all.
+    Models that share their data share the weight, that of their least mean. The number of epochs is one for all.
+
+    Raises:
+        ValueError: under no trial are all NLLs finite.
     """
     choices: dict[tuple[int, float], list[Judged]] = {}
-    for each in sorted(judged, key=lambda each: each.model):
+    for each in sorted(judged, key=lambda each: (-each.kl_weight, each.model)):
         choices.setdefault((each.epochs, each.kl_weight), []).append(each)
-    losses = {choice: _losses(found) for choice, found in choices.items()}  # (models, examples)
-    epochs, least = min(losses, key=lambda choice: losses[choice].mean().item())
-    if not bool(losses[epochs, least].isfinite().all()):
+    epochs, weight = min(choices, key=lambda choice: _mean([each.nll for each in choices[choice]]))
+    if not math.isfinite(_mean([each.nll for each in choices[epochs, weight]])):
         raise ValueError("under no trial do all held-out targets have a finite density; a smaller lr may help")
-    weights = sorted({weight for length, weight in choices if length == epochs}, reverse=True)
-    table = torch.stack([losses[epochs, weight] for weight in weights])  # (weights, models, examples)
-    picks = [_one_error(table[:, k]) for k in range(models)] if own else [_one_error(table.flatten(1))] * models
-    return [choices[epochs, weights[pick]][k] for k, pick in enumerate(picks)]
+    if not own:
+        return choices[epochs, weight]
+    of_epochs = [found for (length, _), found in choices.items() if length == epochs]
+    return [min((found[k] for found in of_epochs), key=lambda each: _mean([each.nll])) for k in range(models)]
 
 
-def _losses(found: Sequence[Judged]) -> Tensor:
-    return torch.tensor([each.losses for each in found], dtype=torch.float64).nan_to_num(nan=math.inf, posinf=math.inf)
-
-
-def _one_error(losses: Tensor) -> int:
-    """The first row of ``losses``, (choices, examples), not more than one standard error above the best row."""
-    least = losses[losses.mean(1).argmin()]
-    difference = losses - least
-    error = difference.std(1, correction=0) / losses.shape[1] ** 0.5
-    return int((difference.mean(1) <= error).int().argmax())  # the first True
+def _mean(losses: Sequence[float]) -> float:
+    """Infinite where one of them is no number."""
+    mean = sum(losses) / len(losses)
+    return math.inf if math.isnan(mean) else mean

@@ -226,6 +226,7 @@ def test_wrong_options_are_refused(option, reason, tmp_path, capsys):
 
 
 def test_the_network_is_that_of_the_documentation():
-    model = comparison.network((1, 28, 28), 10)
+    model = comparison.cnn((1, 28, 28), 10)
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     assert [model[6].in_features, model[6].out_features, model[8].out_features] == [6272, 64, 10]
+    assert comparison.mlp((1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
