@@ -12,19 +12,13 @@ from torch.utils.data import DataLoader
 
 from ._checks import instance, positive_int
 from ._inputs import Inputs, batches
+from ._models.eval_mode import in_eval_mode
 from ._progress import Progress
-from .likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Likelihood, Poisson, Prediction
+from .likelihoods import Gaussian, Likelihood, Prediction
 from .likelihoods.base import Draws, first, over
+from .likelihoods.short_names import SHORT_NAMES, named
 from .module import sampling, warn_without_posterior
 
-# Those that have no parameters; "gaussian" has the scale ``noise_scale``.
-SHORT_NAMES: dict[str, type[Likelihood]] = {
-    "bernoulli": Bernoulli,
-    "categorical": Categorical,
-    "gaussian": Gaussian,
-    "heteroscedastic_gaussian": HeteroscedasticGaussian,
-    "poisson": Poisson,
-}
 # The tensors of a prediction that have one value an example.
 FIELDS = ("mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information", "target")
 FIELDS += ("_target_log_prob",)
@@ -82,7 +76,7 @@ def predict(
     warn_without_posterior(model, "all draws are equal and nothing is said about what the model does not know")
     device = next((each.device for each in (*model.parameters(), *model.buffers())), None)
     parts = []
-    with _in_eval_mode(model), torch.no_grad(), Progress("predict", _total(x, num_samples)) as progress:
+    with in_eval_mode(model), torch.no_grad(), Progress("predict", _total(x, num_samples)) as progress:
         sampler = _Sampler(model, likelihood, num_samples, chunk, progress.advance)
         for inputs in calls:
             home = inputs.device()
@@ -102,29 +96,14 @@ def _likelihood(likelihood: Likelihood | str, noise_scale: float | Tensor | None
         raise ValueError(f'noise_scale belongs to the likelihood "gaussian", got {likelihood!r}')
     if isinstance(likelihood, Likelihood):
         return deepcopy(likelihood).requires_grad_(False)
-    if not isinstance(likelihood, str) or likelihood not in SHORT_NAMES:
-        known = f"an object of mnvi.likelihoods or one of {', '.join(map(repr, SHORT_NAMES))}"
-        hint = f"; did you mean {likelihood.__name__}()?" if isinstance(likelihood, type) else ""
-        raise ValueError(f"likelihood must be {known}, got {likelihood!r}{hint}")
-    if likelihood != "gaussian":
-        return SHORT_NAMES[likelihood]()
+    kind = named(likelihood, {**SHORT_NAMES, "gaussian": Gaussian})
+    if kind is not Gaussian:
+        return kind()
     try:
         scale = noise_scale.detach() if isinstance(noise_scale, Tensor) else noise_scale
         return Gaussian(0.0 if scale is None else scale)
     except (TypeError, ValueError) as error:
         raise type(error)(f"noise_{error}") from None
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module):
-    """Inside, the model is in eval mode; then every module is in its own again."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

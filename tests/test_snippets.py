@@ -1,8 +1,10 @@
 """The snippets of the README, one after the other, in one name space as a reader would type them."""
 
 import re
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -60,8 +62,10 @@ def given(snippet):
     return next((data for word, data in GIVEN.items() if word in snippet), classes)()
 
 
+@pytest.mark.filterwarnings("ignore:the KL still changed")  # after so few steps
 def test_the_snippets_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules["mnvi.fit"], "STEPS", 20)
     names: dict = {}
     for number, snippet in enumerate(SNIPPETS):
         names |= given(snippet)

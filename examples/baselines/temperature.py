@@ -6,6 +6,7 @@ Source: Guo et al. (2017), arXiv:1706.04599. Of several draws the mixture Σ_s s
 import math
 
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from examples.baselines.draws import Draws
@@ -23,28 +24,16 @@ def scaled(draws: Draws, temperature: float) -> Draws:
 def best(logits: Tensor, y: Tensor, tolerance: float = 1e-4) -> float:
     """The temperature of least NLL of the labels ``y`` (N,) under the mixture of the draws ``logits`` (S, N, C).
 
-    Golden-section search in log T, to ``tolerance`` of it. For one draw the NLL has one minimum.
+    Searched in log T, to ``tolerance`` of it. For one draw the NLL has one minimum.
 
     Raises:
         ValueError: the search ends at one of its ends, temperatures of 0.05 and 20.
     """
-    low, high = SPAN
-    ratio = (math.sqrt(5) - 1) / 2
 
     def nll(t: float) -> float:
         return -Categorical().prediction(logits.double() / math.exp(t)).log_prob(y).mean().item()
 
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    of_left, of_right = nll(left), nll(right)
-    while high - low > tolerance:
-        if of_left <= of_right:
-            high, right, of_right = right, left, of_left
-            left = high - ratio * (high - low)
-            of_left = nll(left)
-        else:
-            low, left, of_left = left, right, of_right
-            right = low + ratio * (high - low)
-            of_right = nll(right)
-    if low == SPAN[0] or high == SPAN[1]:
+    t = float(minimize_scalar(nll, bounds=SPAN, method="bounded", options={"xatol": tolerance}).x)
+    if min(t - SPAN[0], SPAN[1] - t) < 2 * tolerance:
         raise ValueError(f"the best temperature is not between 0.05 and 20 for {len(y)} held-out labels; hold out more")
-    return math.exp((low + high) / 2)
+    return math.exp(t)

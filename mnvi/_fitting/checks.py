@@ -1,14 +1,14 @@
 """What is wrong with model, data and likelihood together, said before anything is changed."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .._data_checks import check_examples
 from .._inputs import Inputs
+from .._models.eval_mode import in_eval_mode
 from ..likelihoods.base import described
 from .examples import Examples, TensorExamples
 from .members import members
@@ -47,7 +47,7 @@ def check(objectives: Sequence[Objective], name: str, data: Examples, numbers: T
 def output(model: nn.Module, batch: Inputs) -> object:
     """What the model returns in eval mode, in which nothing of it changes; then it is in its modes again."""
     device = next(model.parameters()).device
-    with _in_eval_mode(model):
+    with in_eval_mode(model):
         try:
             return batch.to(device).call(model)
         except RuntimeError as error:
@@ -80,14 +80,3 @@ def _advice(model: nn.Module, batch: Inputs) -> str:
     if own is None or other is None:
         return ""
     return f" of {other}, as its parameters are {own}: x.{'float()' if own == torch.float32 else f'to({own})'} fits"
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

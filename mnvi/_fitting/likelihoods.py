@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._progress import Progress
 from ..likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood, Standardized, StudentT
-from ..predictive import SHORT_NAMES
+from ..likelihoods.short_names import SHORT_NAMES, named
 from .examples import Examples
 
 REAL: dict[str, type[Likelihood]] = {
@@ -26,16 +26,12 @@ def likelihoods(likelihood: Likelihood | str, data: Examples, models: int) -> li
     """
     if isinstance(likelihood, Likelihood):
         return [likelihood, *(copy.deepcopy(likelihood) for _ in range(models - 1))]
-    names = {**SHORT_NAMES, **REAL}
-    if not isinstance(likelihood, str) or likelihood not in names:
-        hint = f"; did you mean {likelihood.__name__}()?" if isinstance(likelihood, type) else ""
-        known = f"an object of mnvi.likelihoods or one of {', '.join(map(repr, names))}"
-        raise ValueError(f"likelihood must be {known}, got {likelihood!r}{hint}")
+    kind = named(likelihood, {**SHORT_NAMES, **REAL})
     if likelihood not in REAL:
-        return [names[likelihood]() for _ in range(models)]
-    mean, std = _moments(data, REAL[likelihood]())
+        return [kind() for _ in range(models)]
+    mean, std = _moments(data, kind())
     pick = range(models) if data.own else [...] * models
-    return [Standardized(REAL[likelihood](), mean[k], std[k]) for k in pick]
+    return [Standardized(kind(), mean[k], std[k]) for k in pick]
 
 
 def _moments(data: Examples, likelihood: Likelihood) -> tuple[Tensor, Tensor]:

@@ -7,24 +7,14 @@ from .. import likelihoods
 from .._checks import one_of
 from ..likelihoods import Likelihood
 from ..likelihoods.base import Draws, first
+from ..likelihoods.short_names import named
 
 MEASURES = ("error", "nll")
-SHORT_NAMES = {
-    "bernoulli": likelihoods.Bernoulli,
-    "categorical": likelihoods.Categorical,
-    "heteroscedastic_gaussian": likelihoods.HeteroscedasticGaussian,
-    "poisson": likelihoods.Poisson,
-}
 
 
 def likelihood_of(likelihood: Likelihood | str) -> Likelihood:
     """The likelihood that is meant, of an object or a short name."""
-    if isinstance(likelihood, Likelihood):
-        return likelihood
-    if isinstance(likelihood, str) and likelihood in SHORT_NAMES:
-        return SHORT_NAMES[likelihood]()
-    known = f"an object of mnvi.likelihoods or one of {', '.join(map(repr, SHORT_NAMES))}"
-    raise ValueError(f"likelihood must be {known}, got {likelihood!r}; a normal one is Gaussian(scale)")
+    return likelihood if isinstance(likelihood, Likelihood) else named(likelihood)()
 
 
 def has_classes(likelihood: Likelihood) -> bool:

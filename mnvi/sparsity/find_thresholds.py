@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import instance, number
+from .._models.eval_mode import in_eval_mode
 from .._progress import Progress
 from ..likelihoods import Likelihood
 from ._bisection import EVALUATIONS, search
-from ._calls import in_eval_mode, output_layer
 from ._cuts import Cut, Score, find_cuts, kinds_of
 from ._held_out import HeldOut
 from ._measures import likelihood_of, measure_of
+from ._output_layer import output_layer
 from .scores import signal_to_noise
 from .thresholds import LayerThreshold, Thresholds
 

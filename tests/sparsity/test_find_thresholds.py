@@ -319,7 +319,7 @@ BAD = {
     "measure": ({"measure": "accuracy"}, ValueError, "measure must be one of 'error', 'nll'"),
     "no classes": ({"measure": "error", "likelihood": likelihoods.Gaussian(1.0)}, ValueError, "needs classes"),
     "no noise": ({"likelihood": likelihoods.Gaussian(0.0)}, ValueError, "without noise has no NLL"),
-    "likelihood": ({"likelihood": "normal"}, ValueError, r"likelihood must be .*Gaussian\(scale\)"),
+    "likelihood": ({"likelihood": "normal"}, ValueError, "likelihood must be .*'categorical'"),
     "groups": ({"groups": ()}, ValueError, "groups must name kinds of groups"),
     "twice": ({"groups": ("rows", "rows")}, ValueError, "each once"),
     "unknown": ({"groups": ("rows", "filters")}, ValueError, "groups must be one of"),

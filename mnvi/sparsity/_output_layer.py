@@ -1,6 +1,4 @@
-"""How a model is called to be measured: in eval mode, and which of its layers comes last."""
-
-from contextlib import contextmanager
+"""Which layer of a model comes last when it is called."""
 
 import torch
 from torch import nn
@@ -8,18 +6,6 @@ from torch import nn
 from .._inputs import Inputs
 from ..layers import BayesianLayer
 from ..layers.kinds import kind_of
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module):
-    """Inside, the model is in eval mode; then every module is in its own again."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def output_layer(model: nn.Module, inputs: Inputs) -> nn.Module | None:

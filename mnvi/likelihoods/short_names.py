@@ -1,0 +1,30 @@
+"""The short names of likelihoods, which stand for objects in ``predict``, ``fit`` and ``prune``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .base import Likelihood
+from .bernoulli import Bernoulli
+from .categorical import Categorical
+from .heteroscedastic_gaussian import HeteroscedasticGaussian
+from .poisson import Poisson
+
+SHORT_NAMES: dict[str, type[Likelihood]] = {  # of those that have no parameters
+    "bernoulli": Bernoulli,
+    "categorical": Categorical,
+    "heteroscedastic_gaussian": HeteroscedasticGaussian,
+    "poisson": Poisson,
+}
+
+
+def named(likelihood: Any, names: Mapping[str, type[Likelihood]] = SHORT_NAMES) -> type[Likelihood]:
+    """The class that a short name stands for.
+
+    Raises:
+        ValueError: it is none of ``names``.
+    """
+    if not isinstance(likelihood, str) or likelihood not in names:
+        hint = f"; did you mean {likelihood.__name__}()?" if isinstance(likelihood, type) else ""
+        known = f"an object of mnvi.likelihoods or one of {', '.join(map(repr, sorted(names)))}"
+        raise ValueError(f"likelihood must be {known}, got {likelihood!r}{hint}")
+    return names[likelihood]
