@@ -9,6 +9,7 @@ import copy
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,8 @@ import mnvi
 
 @dataclass(frozen=True)
 class Settings:
-    train: int = 500  # images of 8×8 pixels; the other 1,297 are the test
+    train: int = 500  # images of 8×8 pixels
+    held_out: int = 100  # that the networks never see: they choose the weight of the KL; the other 1,197 are the test
     epochs: int = 30
     more_epochs: int = 20  # of the fine-tuning, and of the control
     batch_size: int = 32
@@ -36,15 +38,16 @@ def main(settings: Settings) -> dict[str, dict[str, float]]:
     torch.manual_seed(settings.seed)
     images, labels = (torch.as_tensor(each) for each in load_digits(return_X_y=True))
     order, images = torch.randperm(len(labels)), images.float().view(-1, 1, 8, 8) / 16
-    x, y, test_x, test_y = (each[part] for part in order.tensor_split([settings.train]) for each in (images, labels))
+    parts = order.tensor_split([settings.train, settings.train + settings.held_out])
+    x, y, held_x, held_y, test_x, test_y = (each[part] for part in parts for each in (images, labels))
     first = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     second = [nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     plain = nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(128, 10))
-    options = {"batch_size": settings.batch_size, "seed": settings.seed}
+    options: dict[str, Any] = {"batch_size": settings.batch_size, "seed": settings.seed}
     mnvi.fit(plain, (x, y), epochs=settings.epochs, **options)
     longer, bayesian = copy.deepcopy(plain), mnvi.to_bayesian(copy.deepcopy(plain), estimator="local")
     mnvi.fit(longer, (x, y), epochs=settings.more_epochs, **options)
-    history = mnvi.fit(bayesian, (x, y), epochs=settings.more_epochs, **options)
+    history = mnvi.fit(bayesian, (x, y), epochs=settings.more_epochs, validation=(held_x, held_y), **options)
     print(f"weight of the KL: {history.kl_weight:g} (1 is Bayes' rule); of held-out NLLs, in nats:")
     print(", ".join(f"{trial['kl_weight']:g}: {trial['nll']:.3f}" for trial in history.search))
 

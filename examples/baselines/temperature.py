@@ -4,6 +4,7 @@ Source: Guo et al. (2017), arXiv:1706.04599. Of several draws the mixture Σ_s s
 """
 
 import math
+from typing import Any
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -33,7 +34,8 @@ def best(logits: Tensor, y: Tensor, tolerance: float = 1e-4) -> float:
     def nll(t: float) -> float:
         return -Categorical().prediction(logits.double() / math.exp(t)).log_prob(y).mean().item()
 
-    t = float(minimize_scalar(nll, bounds=SPAN, method="bounded", options={"xatol": tolerance}).x)
+    found: Any = minimize_scalar(nll, bounds=SPAN, method="bounded", options={"xatol": tolerance})
+    t = float(found.x)
     if min(t - SPAN[0], SPAN[1] - t) < 2 * tolerance:
         raise ValueError(f"the best temperature is not between 0.05 and 20 for {len(y)} held-out labels; hold out more")
     return math.exp(t)
