@@ -40,7 +40,7 @@ class Checkpoint:
         """Write ``content``."""
         if self.path is None:
             return
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         torch.save({**content, "settings": self.settings}, temporary)
         os.replace(temporary, self.path)
         self.written = time.monotonic()

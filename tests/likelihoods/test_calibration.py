@@ -63,6 +63,15 @@ def test_the_least_loss_is_where_scipy_finds_it(row):
     assert math.log(likelihood.calibrate_(made, target, spread=0.4)) == pytest.approx(expected, abs=5e-3)
 
 
+def test_several_draws_are_one_mixture():
+    draws = torch.tensor([[0.0], [3.0]]).expand(2, 400)[..., None]  # one of the draws is always right
+    target = torch.tensor([0.0, 3.0]).repeat(200)[:, None]
+    found = Gaussian().calibrate_(draws, target, spread=100.0)
+    assert found < 0.3  # the mean of the draws' own log densities would have 2.1
+    single = Gaussian().calibrate_(draws[:1], target, spread=100.0)
+    assert single == pytest.approx((9 / 2) ** 0.5, rel=1e-2)
+
+
 def test_few_examples_without_an_error_change_little():
     likelihood = Categorical()
     logits = torch.tensor([[[3.0, 0.0], [0.0, 3.0], [3.0, 0.0]]])
