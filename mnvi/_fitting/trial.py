@@ -13,7 +13,7 @@ from ..objective import why_not_finite
 from .examples import Examples
 from .members import Members
 
-LOG_SCALES = 3.0  # rate of logarithms of scales beside that of means
+LOG_SCALES = 10.0  # rate of logarithms of scales beside that of means
 
 
 @dataclass(frozen=True)
