@@ -21,7 +21,7 @@ from ._fitting.trial import Plan
 from .layers import bayesian_layers
 from .likelihoods import Likelihood
 
-KL_WEIGHTS = (1.0, 0.1, 0.03, 0.01, 0.003)
+KL_WEIGHTS = (1.0, 0.1, 0.03, 0.01)
 STEPS = 1000  # about so many are taken where the number of epochs is not given,
 REAL_STEPS = 10_000  # and of real targets, which give a gradient to the end, so many
 BATCH_SIZE = 128
@@ -93,7 +93,7 @@ def fit(
             naming the layers. One model is then as the last finite step has left it.
 
     Warns:
-        UserWarning: the KL has not settled at the end.
+        UserWarning: the posterior has not settled at the end.
 
     Example:
         >>> history = mnvi.fit(model, (x, y), "gaussian")

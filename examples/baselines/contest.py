@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,29 +108,29 @@ def _laplace(contest: Contest) -> Entry:
 
 
 def _diagonal(contest: Contest) -> Entry:
-    draws, seconds = timed(lambda: bayesian(contest, Diagonal()))
-    return Entry(draws, contest.seconds[0] + seconds, {"diagonal": 1.0})
+    (draws, temperature), seconds = timed(lambda: bayesian(contest, Diagonal()))
+    return Entry(draws, contest.seconds[0] + seconds, {"diagonal": temperature})
 
 
 def _matrix_normal(contest: Contest) -> Entry:
-    draws, seconds = timed(lambda: bayesian(contest, None))
-    rows = {"matrix normal": 1.0, "matrix normal + temperature": contest.temperature(draws)}
+    (draws, temperature), seconds = timed(lambda: bayesian(contest, None))
+    rows = {"matrix normal": temperature, "matrix normal, T = 1": 1.0}
     return Entry(draws, contest.seconds[0] + seconds, rows)
 
 
-def bayesian(contest: Contest, posterior: PosteriorSpec | None) -> Draws:
-    """The trained network made Bayesian and trained on; ``None`` is the default posterior."""
+def bayesian(contest: Contest, posterior: PosteriorSpec | None) -> tuple[Draws, float]:
+    """The trained network made Bayesian and trained on, and its temperature; ``None`` is the default posterior."""
     model = mnvi.to_bayesian(copy.deepcopy(contest.trained), posterior)
-    contest.training.fit(model, **({} if contest.kl_weight is None else {"kl_weight": contest.kl_weight}))
+    history = contest.training.history(model, **({} if contest.kl_weight is None else {"kl_weight": contest.kl_weight}))
 
     def draws(x: Tensor) -> Tensor:  # one at a time: batched convolutions of different weights are slower on a CPU
         with mnvi.sampling(model):
             return torch.stack([model(x) for _ in range(contest.draws)])
 
-    return draws
+    return draws, history.likelihood.temperature.item()
 
 
-def timed(work: Callable[[], Draws]) -> tuple[Draws, float]:
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     """What ``work`` returns, and the processor's seconds that it took, of all threads together."""
     start = time.process_time()
     return work(), time.process_time() - start

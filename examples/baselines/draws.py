@@ -28,9 +28,13 @@ class Training:
 
     def fit(self, model: nn.Module, **options) -> nn.Module:
         """``model``, trained in place; ``options`` are those of :func:`mnvi.fit`, instead of the fields here."""
+        self.history(model, **options)
+        return model
+
+    def history(self, model: nn.Module, **options) -> mnvi.History:
+        """Train as :meth:`fit` does; what ``mnvi.fit`` returns."""
         fixed = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr, "seed": self.seed}
-        mnvi.fit(model, self.data, self.likelihood, validation=self.held_out, **{**fixed, **options})
-        return model.eval()
+        return mnvi.fit(model, self.data, self.likelihood, validation=self.held_out, **{**fixed, **options})
 
 
 def single(model: nn.Module) -> Draws:

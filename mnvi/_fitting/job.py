@@ -20,7 +20,7 @@ from .models import Objective
 from .run import Run
 from .trial import Plan, Trial, pieces
 
-TRIAL = 0.5  # epochs of a trial of classes beside those of the training that it stands for; else as many: the longer
+TRIAL = 1.0  # epochs of a trial of classes beside those of the training that it stands for; else as many: the longer
 # the training, the more of the noise in real targets is learnt by heart, and the trials say how much
 SMALL = 50_000  # parameters of a model up to which its copies, one for each weight of the KL, train in one vmap
 

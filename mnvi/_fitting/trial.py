@@ -10,10 +10,12 @@ from torch import Tensor
 
 from .._inputs import Inputs
 from ..objective import why_not_finite
+from .balance import Balance
 from .examples import Examples
 from .members import Members
 
 LOG_SCALES = 10.0  # rate of logarithms of scales beside that of means
+LAST = 0.75  # share of the steps after which it is seen whether the scales have settled
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Trial:
         self.steps = plan.epochs * len(pieces(numbers, plan.batch_size))
         self.step = 0
         self.records: list[dict[str, Any]] = []
+        self.balance = Balance()
         groups = members.groups(plan.lr, LOG_SCALES)
         self.rates = [group["lr"] for group in groups]
         floating = all(p.dtype in (torch.float32, torch.float64) for p in members.parameters.values())
@@ -97,6 +100,8 @@ class Trial:
         self._check_finite(losses, nll)
         self.optimizer.zero_grad()
         losses.sum().backward()
+        if self.step >= LAST * self.steps:
+            self.balance.add(self.optimizer.param_groups, self.members.count)
         self.optimizer.step()
         self.step += 1
         return nll.detach(), divergence.detach()
@@ -108,11 +113,15 @@ class Trial:
             why = why_not_finite(losses[k], nll[k], self.members.member(k).model, None)
             raise ValueError(f"epoch {self.epoch + 1},{which} KL weight {self.weights[k]:g}: {why}")
 
+    def unmet(self) -> list[float]:
+        """What share of the KL's pull on the scales the data do not meet at the end, of each member."""
+        return self.balance.unmet(self.members, self.weights, len(self.numbers))
+
     def state(self) -> dict[str, Any]:
         """What is needed to go on after a kill."""
         return {
             "members": self.members.state(), "optimizer": self.optimizer.state_dict(),
-            "step": self.step, "records": self.records,
+            "step": self.step, "records": self.records, "balance": self.balance.state(),
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
@@ -120,6 +129,7 @@ class Trial:
         self.members.load(state["members"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.records = state["step"], state["records"]
+        self.balance.load(state["balance"])
 
 
 def annealed(progress: float) -> float:
