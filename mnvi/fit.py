@@ -15,11 +15,11 @@ from ._fitting.data_forms import examples
 from ._fitting.history import History
 from ._fitting.job import Job
 from ._fitting.likelihoods import likelihoods
-from ._fitting.models import Objective, checked_device, checked_models
+from ._fitting.models import Objective, check_likelihood_apart, checked_device, checked_models, modes_kept
 from ._fitting.random_state import checked_seed, own_random_numbers
 from ._fitting.trial import Plan
-from .layers import bayesian_layers
 from .likelihoods import Likelihood
+from .module import with_posterior
 
 KL_WEIGHTS = (1.0, 0.1, 0.03, 0.01)
 STEPS = 1000  # about so many are taken where the number of epochs is not given,
@@ -110,7 +110,8 @@ def fit(
     plan = Plan(0, size, lr, draws, warmup, checked_seed(seed))
     weights = _several("kl_weight", kl_weight, _kl_weights(models[0]), partial(number, low=0))
     lengths = None if epochs is None else _several("epochs", epochs, (), positive_int)
-    with own_random_numbers(plan.seed, place):
+    check_likelihood_apart(models, likelihood)
+    with own_random_numbers(plan.seed, place), torch.enable_grad(), modes_kept(models):
         own = likelihoods(likelihood, found, len(models))
         lengths = lengths or (_epochs(own[0], size, found.size),)
         objectives = [Objective(*each) for each in zip(models, own, strict=True)]
@@ -135,7 +136,7 @@ def _batch_size(data: Any, given: int | None) -> int:
 
 def _kl_weights(model: nn.Module) -> tuple[float, ...]:
     """Those to choose from; a plain model has no KL to weigh."""
-    return KL_WEIGHTS if any(True for _ in bayesian_layers(model)) else (0.0,)
+    return KL_WEIGHTS if any(True for _ in with_posterior(model)) else (0.0,)
 
 
 def _epochs(likelihood: Likelihood, batch_size: int, examples: int) -> int:

@@ -1,7 +1,7 @@
 """Whole models: their KL, and the two contexts in which they draw outside training."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ def kl(model: nn.Module) -> Tensor:
     Example:
         >>> loss = F.cross_entropy(model(x), y) + mnvi.kl(model) / num_train
     """
-    layers = [(name, part) for name, part in model.named_modules() if isinstance(part, (BayesianLayer, BayesianNorm))]
+    layers = list(with_posterior(model))
     if not torch.compiler.is_compiling():
         refuse_shared_means(layers)
     terms = [layer.kl() for _, layer in layers]
@@ -37,9 +37,16 @@ def kl(model: nn.Module) -> Tensor:
     return torch.stack([term.to(terms[0].device) for term in terms]).sum() if len(terms) > 1 else terms[0]
 
 
+def with_posterior(model: nn.Module) -> Iterator[tuple[str, BayesianLayer | BayesianNorm]]:
+    """(name, module) of all that have a KL: Bayesian layers, and norms with a posterior."""
+    for name, part in model.named_modules():
+        if isinstance(part, (BayesianLayer, BayesianNorm)):
+            yield name, part
+
+
 def warn_without_posterior(model: nn.Module, consequence: str, stacklevel: int = 3) -> None:
-    """Warn where ``model`` has no Bayesian layer, which mostly means that a conversion was forgotten."""
-    if not torch.compiler.is_compiling() and next(bayesian_layers(model), None) is None:
+    """Warn where nothing in ``model`` has a posterior, which mostly means that a conversion was forgotten."""
+    if not torch.compiler.is_compiling() and next(with_posterior(model), None) is None:
         advice = "mnvi.to_bayesian converts a model, mnvi.MNLinear and its kin are such layers"
         warnings.warn(f"the model has no Bayesian layer, so {consequence}; {advice}", stacklevel=stacklevel)
 

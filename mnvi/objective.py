@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from ._checks import number, positive_int
 from ._models.forgotten_parameters import ForgottenParameters
-from .layers import bayesian_layers
 from .likelihoods import Likelihood
 from .likelihoods._misfits import rows
 from .likelihoods.base import described
-from .module import kl, warn_without_posterior
+from .module import kl, warn_without_posterior, with_posterior
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -245,7 +244,7 @@ def why_not_finite(loss: Tensor, nll: Tensor, model: nn.Module, bad_rows: str | 
     Args:
         bad_rows: the rows of the model's output that are not finite, in words, where there are such and they are known.
     """
-    layers = {name or "the model": layer for name, layer in bayesian_layers(model)}
+    layers = {name or "the model": layer for name, layer in with_posterior(model)}
     bad = {name: layer for name, layer in layers.items() if not bool(torch.isfinite(layer.kl()))}
     causes = [f"the KL of {', '.join(name + _fault(layer) for name, layer in bad.items())}"] if bad else []
     if not bool(torch.isfinite(nll)):

@@ -1,6 +1,8 @@
 """``mnvi.fit``: against exact posteriors and single trainings; forms of data; models of every kind; what it reports."""
 
+import contextlib
 import copy
+import math
 import sys
 import time
 import warnings
@@ -17,7 +19,7 @@ from mnvi.likelihoods import Gaussian
 from tests.cases import cases
 
 FIXED = {"epochs": 2, "kl_weight": 0.1, "batch_size": 8}
-pytestmark = pytest.mark.filterwarnings("ignore:the KL still changed")
+pytestmark = pytest.mark.filterwarnings("ignore:the posterior has not settled")
 
 
 def generator(seed):
@@ -103,7 +105,7 @@ def test_trials_of_a_plain_model_are_the_same_together_and_one_by_one(monkeypatc
 
     together = search()
     monkeypatch.setattr("mnvi._fitting.job.SMALL", 0)
-    assert search() == pytest.approx(together, rel=1e-5)
+    assert search() == pytest.approx(together, rel=1e-3)  # rounding, which Adam's first steps enlarge
 
 
 def test_fit_learns():
@@ -273,7 +275,7 @@ def test_several_models_take_arguments_that_are_no_tensors():
 def test_several_models_with_outputs_of_hugging_face_choose_together():
     models = [HuggingFace() for _ in range(2)]
     history = mnvi.fit(models, (TOKENS, LABELS), epochs=2)
-    assert len(history.search) == 2 * 5
+    assert len(history.search) == 2 * 4
 
 
 TARGETS = {  # a target for each short name, and the model's outputs
@@ -457,7 +459,7 @@ class Branching(mnvi.Module):
 def test_trials_of_a_model_that_vmap_cannot_follow_run_one_by_one():
     model = Branching()
     history = mnvi.fit(model, (X, LABELS), epochs=2)
-    assert [each["kl_weight"] for each in history.search] == [1.0, 0.1, 0.03, 0.01, 0.003]
+    assert [each["kl_weight"] for each in history.search] == [1.0, 0.1, 0.03, 0.01]
 
 
 def test_several_of_them_are_refused_with_the_reason():
@@ -508,6 +510,66 @@ def test_compiled_models_train_the_same(count, monkeypatch):
     torch.compiler.reset()
 
 
+# Around it ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_it_trains_under_no_grad_and_under_autocast(count):
+    def fitted(context):
+        models = [network(seed=k) for k in range(count)]
+        with context:
+            mnvi.fit(models if count > 1 else models[0], (X, LABELS), epochs=2, kl_weight=(1.0, 0.1))
+        return models[0]
+
+    plain = fitted(contextlib.nullcontext())
+    assert same(plain, fitted(torch.no_grad()))
+    rounded = fitted(torch.autocast("cpu", torch.bfloat16))
+    for one, other in zip(plain.parameters(), rounded.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.1, atol=0.05)
+        assert other.dtype == torch.float32
+
+
+def test_data_that_require_grad_gather_none():
+    x = X.clone().requires_grad_()
+    mnvi.fit(network(), (x, LABELS), epochs=2, kl_weight=1.0)
+    assert x.grad is None
+
+
+def test_norms_alone_have_a_kl_too():
+    model = nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the layer that is skipped
+        mnvi.to_bayesian(model, skip=("1",), bias_posterior=True)
+    history = mnvi.fit(model, (X, LABELS), epochs=2)
+    assert history.kl_weight > 0
+    assert history.records[-1]["kl"] > 0
+
+
+class Diverging(mnvi.Module):
+    """Its output is infinite where the KL has shrunk its mean below a bound, that is, with a large weight of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        small = self.net[0].posterior.variance().mean() > 0.05
+        return self.net(x) + torch.where(small, torch.nan, 0.0)
+
+
+@pytest.mark.parametrize("small", [50_000, 0])
+def test_a_trial_that_diverges_counts_as_infinite(small, monkeypatch):
+    """Of trials in one vmap and of those one by one."""
+    monkeypatch.setattr("mnvi._fitting.job.SMALL", small)
+    model = Diverging()
+    history = mnvi.fit(model, (X, LABELS), epochs=40, kl_weight=(30.0, 0.001), batch_size=8)
+    assert [math.isfinite(each["nll"]) for each in history.search] == [False, True]
+    assert history.kl_weight == 0.001
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    with pytest.raises(ValueError, match="loss is not finite"):
+        mnvi.fit(Diverging(), (X, LABELS), epochs=40, kl_weight=(30.0, 20.0), batch_size=8)
+
+
 # What it reports ------------------------------------------------------------------------------------------------------
 
 
@@ -523,39 +585,26 @@ def test_history_has_what_was_chosen_and_every_epoch():
     assert "settled=" in repr(history)
 
 
-def history(kls, kl_weight=1.0):
-    records = [{"epoch": k + 1, "nll": 1.0, "kl": value} for k, value in enumerate(kls)]
-    return mnvi.History(Gaussian(), kl_weight, len(kls), 1.0, 1.0, [], records)
+def history(unmet):
+    several = isinstance(unmet, list)
+    return mnvi.History(Gaussian(), [1.0] * len(unmet) if several else 1.0, 2, 1.0, unmet, 1.0, [], [])
 
 
-SETTLED = {  # KL of every epoch, by what share it changed over the last quarter
-    "long": ([9.0] * 6 + [2.0, 1.0], 1.0, 8.0),
-    "earlier changes do not count": ([5.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.02, 1.0], 1.0, 0.0),
-    "rises": ([1.0, 1.0, 0.96, 1.0], 1.0, 0.04),
-    "two epochs": ([1.5, 1.0], 1.0, 0.5),
-    "one epoch": ([1.0], 1.0, float("inf")),
-    "no KL": ([0.0, 0.0], 1.0, 0.0),
-    "not in the loss": ([1.0, 2.0], 0.0, 0.0),
-    "of several the largest": ([[1.0, 3.0], [1.0, 2.0]], [1.0, 1.0], 0.5),
-}
-
-
-@cases("row", SETTLED)
-def test_a_kl_that_still_changes_has_not_settled(row):
-    kls, weight, change = row
-    found = history(kls, weight)
-    assert found.kl_change == pytest.approx(change)
-    assert found.settled == (change < 0.05)
+@pytest.mark.parametrize(
+    ("unmet", "settled"), [(0.0, True), (0.09, True), (0.11, False), ([0.0, 0.5], False), ([0.0, 0.02], True)]
+)
+def test_a_posterior_whose_pull_is_not_met_has_not_settled(unmet, settled):
+    assert history(unmet).settled == settled
 
 
 def test_what_has_not_settled_is_warned_of_where_fit_was_called():
-    with pytest.warns(UserWarning, match=r"KL still changed by \d+ % .* more epochs help") as caught:
-        mnvi.fit(network(), (X, LABELS), epochs=2, kl_weight=1.0, batch_size=4, lr=0.1)
+    with pytest.warns(UserWarning, match=r"not settled: .* met \d+ % of the pull .* more epochs help") as caught:
+        assert not mnvi.fit(network(), (X, LABELS), epochs=2, kl_weight=1.0, batch_size=4, lr=1e-4).settled
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not mnvi.fit(network(), (X, LABELS), epochs=1, kl_weight=1.0).settled  # nothing is seen of one epoch
         mnvi.fit(network(kind=nn.Linear), (X, LABELS), epochs=1)
+        assert mnvi.fit(network(), (X, LABELS), epochs=200, kl_weight=1.0).settled
 
 
 def test_the_progress_line_tells_stage_losses_and_time_left(capsys, monkeypatch):
@@ -565,10 +614,10 @@ def test_the_progress_line_tells_stage_losses_and_time_left(capsys, monkeypatch)
     model.register_forward_hook(lambda module, inputs, output: now.__setitem__(0, now[0] + 0.3))
     mnvi.fit(model, (X, LABELS), epochs=4, batch_size=8, kl_weight=(1.0, 0.1))
     lines = [line.strip() for line in capsys.readouterr().err.split("\r")[1:]]
-    assert any("choosing, epoch 2/2: NLL 0." in line for line in lines)
+    assert any("choosing, epoch 4/4: NLL 0." in line for line in lines)
     assert ", 0 s left; training, epoch 4/4: NLL 0." in lines[-1]
     assert "KL 0 nats/example" in lines[-1]
-    assert lines[-1].startswith("fit: 28/28 in ")  # twice 4 batches, four times 5
+    assert lines[-1].startswith("fit: 36/36 in ")  # four times 4 batches, four times 5
 
 
 def test_what_is_quick_is_silent(capsys):

@@ -62,7 +62,7 @@ def given(snippet):
     return next((data for word, data in GIVEN.items() if word in snippet), classes)()
 
 
-@pytest.mark.filterwarnings("ignore:the KL still changed")  # after so few steps
+@pytest.mark.filterwarnings("ignore:the posterior has not settled")  # after so few steps
 def test_the_snippets_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys.modules["mnvi.fit"], "STEPS", 20)

@@ -13,9 +13,9 @@ from .members import Members
 class Balance:
     """The derivative of the loss by a common factor of all posterior scales, over the last steps.
 
-    At a minimum of the loss the KL's pull, which widens a posterior, is met by that of the data, and the derivative is 0
-    but for the noise of draws and batches. How much the KL still moves does not tell: with annealed rates all comes to
-    rest, wherever it is.
+    At a minimum of the loss the KL's pull, which widens a posterior, is met by that of the data. The derivative is then
+    0 but for the noise of draws and batches. How much the KL still moves does not tell: with annealed rates all comes
+    to rest, wherever it is.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Balance:
         self.sums: Tensor | float = 0.0  # of the derivatives and their squares, (2, K)
 
     def add(self, groups: list[dict[str, Any]], count: int) -> None:
-        """Count the gradients of a step; ``groups`` are the optimizer's, whose parameters have K = ``count`` in front."""
+        """Count the gradients of a step; the parameters in the optimizer's ``groups`` have K = ``count`` in front."""
         grads = [p.grad for p in _log_scales(groups) if p.grad is not None]
         if grads:
             pull = torch.stack([grad.detach().reshape(count, -1).double().sum(1) for grad in grads]).sum(0)

@@ -30,6 +30,8 @@ class Checkpoint:
             self.content = self._read(self.path)
         elif self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary().touch()  # what cannot be written is said now
+            self._temporary().unlink()
 
     @property
     def due(self) -> bool:
@@ -40,10 +42,13 @@ class Checkpoint:
         """Write ``content``."""
         if self.path is None:
             return
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        torch.save({**content, "settings": self.settings}, temporary)
-        os.replace(temporary, self.path)
+        torch.save({**content, "settings": self.settings}, self._temporary())
+        os.replace(self._temporary(), self.path)
         self.written = time.monotonic()
+
+    def _temporary(self) -> Path:
+        assert self.path is not None
+        return self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
 
     def _read(self, path: Path) -> dict[str, Any]:
         advice = "give another path, or delete the file to begin anew"

@@ -61,11 +61,29 @@ def refusal(objectives: Sequence[Objective], data: Examples, numbers: Tensor) ->
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             batch = data.batch(numbers[:2]).to(device)
-            nll, divergence = together.losses(batch, data.own)
+            nll, divergence = together.losses(batch, data.own and together.count > 1)
             (nll + divergence).sum().backward()
+            if together.count > 1:
+                _check_buffers(objectives[0], batch.map(lambda tensor: tensor[0]) if data.own else batch)
     except Exception as error:  # whatever the model does that vmap cannot follow
         return error
     return None
+
+
+def _check_buffers(objective: Objective, batch: Inputs) -> None:
+    """Raise where a forward pass puts another tensor in place of a buffer, which vmap would not see.
+
+    Raises:
+        ValueError: it does.
+    """
+    tried = copy.deepcopy(objective).to(next(iter(batch.tensors())).device).train()
+    before = {name: id(buffer) for name, buffer in tried.named_buffers()}
+    tried(batch.positional, batch.named, batch.target)
+    changed = [name for name, buffer in tried.named_buffers() if before.get(name) != id(buffer)]
+    if changed:
+        raise ValueError(
+            f"the buffer {changed[0].removeprefix('model.')} is assigned anew in forward; buffer.copy_(…) writes to it"
+        )
 
 
 def _what(batch: Inputs) -> str:

@@ -57,7 +57,7 @@ class TensorExamples(Examples):
             came = ", ".join(str(shape[own:]) for shape in shapes)
             raise ValueError(f"inputs and targets must have one number of examples, got shapes {came}")
         super().__init__(shapes[0][own], own)
-        self.inputs = inputs
+        self.inputs = inputs.map(torch.Tensor.detach)
 
     def repeated(self, count: int) -> Examples:
         if not self.own or count == 1:

@@ -1,4 +1,4 @@
-"""What a checkpoint remembers of data and models, to be refused for others: shapes and checksums."""
+"""What a checkpoint remembers of data and models, to be refused for others: shapes, architecture, checksums."""
 
 import zlib
 from collections.abc import Sequence
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..likelihoods import Likelihood
+from ..priors import Prior
 from .examples import Examples, TensorExamples
-from .models import Objective
+from .models import Objective, described_tree
 
 
 def of_data(data: Examples | None) -> str:
@@ -24,10 +26,18 @@ def of_data(data: Examples | None) -> str:
 
 
 def of_models(objectives: Sequence[Objective]) -> str:
-    """The number of models, of their parameters, and the checksum of all names and shapes; not of their values."""
-    state = [f"{name} {tuple(value.shape)} {value.dtype}" for name, value in objectives[0].state_dict().items()]
+    """Number of models, size, and the checksum of architecture, priors' values and what the likelihoods know.
+
+    The values of weights are not part of it.
+    """
+    tree = described_tree(objectives[0])
     size = sum(parameter.numel() for parameter in objectives[0].parameters())
-    return f"{len(objectives)} of {size} parameters, checksum {zlib.crc32(' '.join(state).encode()):08x}"
+    check = zlib.crc32(repr(sorted(tree.items())).encode())
+    for objective in objectives:
+        for part in objective.modules():
+            for buffer in part.buffers(recurse=False) if isinstance(part, (Prior, Likelihood)) else ():
+                check = zlib.crc32(_bytes(buffer), check)
+    return f"{len(objectives)} of {size} parameters, checksum {check:08x}"
 
 
 def _bytes(tensor: Tensor) -> bytes:

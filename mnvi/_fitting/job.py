@@ -18,10 +18,8 @@ from .judging import Judged, best, judge
 from .members import members
 from .models import Objective
 from .run import Run
-from .trial import Plan, Trial, pieces
+from .trial import NotFinite, Plan, Trial, pieces
 
-TRIAL = 1.0  # epochs of a trial of classes beside those of the training that it stands for; else as many: the longer
-# the training, the more of the noise in real targets is learnt by heart, and the trials say how much
 SMALL = 50_000  # parameters of a model up to which its copies, one for each weight of the KL, train in one vmap
 
 
@@ -53,6 +51,7 @@ class Job:
     path: str | Path | None
 
     def __post_init__(self) -> None:
+        self.failure: NotFinite | None = None  # of the last trial that diverged
         self.chooses = len(self.weights) * len(self.lengths) > 1
         self.all = torch.arange(self.data.size)
         order = torch.randperm(self.data.size, generator=torch.Generator().manual_seed(self.plan.seed))
@@ -67,8 +66,8 @@ class Job:
         if not 0 < count < self.data.size - 1:
             raise ValueError(
                 f"validation={self.share:g} of {self.data.size} examples holds out {count}, which cannot choose among "
-                f"{len(self.weights)} kl_weight and {len(self.lengths)} epochs: give another share, held-out data, or "
-                "one number of each"
+                f"kl_weight {_listed(self.weights)} and epochs {_listed(self.lengths)}: give another share, held-out "
+                "data, or one kl_weight and one number of epochs"
             )
         return count
 
@@ -77,6 +76,8 @@ class Job:
         check(self.objectives, "data", self.data, self.rest, 2)
         if self.held is not None:
             check(self.objectives, "validation", self.held, torch.arange(self.held.size), 1)
+        if self.plan.batch_size == 1 and (error := refusal(self.objectives[:1], self.data, self.rest[:1])) is not None:
+            raise ValueError(f"the model does not train on batches of one example ({error}); give a larger batch_size")
         error = refusal(self.objectives, self.data, self.rest) if len(self.objectives) > 1 else None
         if error is not None:
             raise ValueError(f"these models cannot train in one vmap, fit them one by one ({error})") from error
@@ -106,10 +107,12 @@ class Job:
         tried = {(each.epochs, each.kl_weight) for each in run.judged}
         groups = self._groups()
         left = [(length, weights) for length in self.lengths for weights in groups if (length, weights[0]) not in tried]
-        of_trials = sum(self._steps(self.rest, self._short(length)) for length, _ in left)
+        of_trials = sum(self._steps(self.rest, length) for length, _ in left)
         run.expect(of_trials + self._steps(self.all, max(self.lengths)))
         for length, weights in left:
             self._try(run, length, weights)
+        if self.failure is not None and not any(math.isfinite(each.nll) for each in run.judged):
+            raise self.failure
         return best(run.judged, len(self.objectives), self.data.own)
 
     def _groups(self) -> list[tuple[float, ...]]:
@@ -126,12 +129,17 @@ class Job:
         seeds = [self.plan.seed + k for k in range(len(self.objectives)) for _ in weights]
         of_copies = list(weights) * len(self.objectives)
         data = self.data.repeated(len(weights))
-        plan = replace(self.plan, epochs=self._short(epochs))
-        trial = Trial(members(copies, compile=self.compile), of_copies, seeds, data, self.rest, plan)
-        run.train(trial, "choosing")
-        trial.members.write_back()
-        data, numbers = (data, self.out) if self.held is None else (self.held.repeated(len(weights)), None)
-        for i, result in enumerate(judge(trial.members, data, numbers, self.calibrate, run.progress)):
+        plan = replace(self.plan, epochs=epochs)
+        together = members(copies, compile=self.compile)
+        trial = Trial(together, of_copies, seeds, data, self.rest, plan, tolerant=True)
+        try:
+            run.train(trial, "choosing")
+            trial.members.write_back()
+            data, numbers = (data, self.out) if self.held is None else (self.held.repeated(len(weights)), None)
+            results = judge(together, data, numbers, self.calibrate, run.progress)
+        except NotFinite as error:  # of all copies
+            self.failure, results = error, [(1.0, math.inf)] * len(copies)
+        for i, result in enumerate(results):
             run.judged.append(Judged(i // len(weights), epochs, of_copies[i], *result))
         run.save(None)
 
@@ -161,6 +169,6 @@ class Job:
     def _steps(self, numbers: Tensor, epochs: int) -> int:
         return epochs * len(pieces(numbers, self.plan.batch_size))
 
-    def _short(self, epochs: int) -> int:
-        """How long a trial is that stands for a training of ``epochs``."""
-        return math.ceil((TRIAL if self.objectives[0].likelihood.discrete else 1) * epochs)
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -34,7 +34,10 @@ class Judged(NamedTuple):
 def judge(
     members: Members, data: Examples, numbers: Tensor | None, calibrate: bool, progress: Progress
 ) -> list[tuple[float, float]]:
-    """(widening, NLL) of every member on the examples of these numbers, or all, in nats per example."""
+    """(widening, NLL) of every member on the examples of these numbers, or all, in nats per example.
+
+    The NLL is infinite of a member whose parameters are not finite.
+    """
     stacked = data.own and members.count > 1
     drawn, targets = [], []
     for batch in data.everything(numbers):
@@ -45,6 +48,9 @@ def judge(
     target = torch.cat(targets, int(stacked))
     results = []
     for k, objective in enumerate(members.objectives):
+        if not all(bool(p.isfinite().all()) for p in objective.parameters()):  # it has diverged
+            results.append((1.0, math.inf))
+            continue
         draws = over(lambda *each: torch.cat(each, 1), *(each[k] for each in drawn))
         likelihood = copy.deepcopy(objective.likelihood)
         results.append(_judged(likelihood, draws, target[k] if stacked else target, calibrate))

@@ -114,7 +114,8 @@ class StackedMembers(Members):
 
     def __init__(self, objectives: Sequence[Objective], *, compile: bool = False) -> None:
         super().__init__(objectives, copy.deepcopy(objectives[0]))  # whose own tensors are never read
-        stacked, self.buffers = stack_module_state(self.objectives)  # type: ignore[arg-type]
+        with torch.autocast(self.device.type, enabled=False):  # under which torch cannot stack the float16 masks
+            stacked, self.buffers = stack_module_state(self.objectives)  # type: ignore[arg-type]
         self.aliases = _aliases(self.module)
         trains = {name: parameter.requires_grad for name, parameter in self.module.named_parameters()}
         self.parameters = {name: nn.Parameter(value.detach(), trains[name]) for name, value in stacked.items()}

@@ -1,6 +1,7 @@
 """The models of a fit: what came as them, and whether several are of one architecture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from ..likelihoods import Likelihood
 from ..module import kl
+
+PASSING = ("training", "use_nested_tensor", "activation_relu_or_gelu")  # attributes that a use of the model sets
 
 
 class Objective(nn.Module):
@@ -30,7 +33,7 @@ def checked_models(model: Any) -> list[nn.Module]:
 
     Raises:
         TypeError: something else.
-        ValueError: there is nothing to train, or several are not of one architecture.
+        ValueError: there is nothing to train, or several are not of one architecture, or share a part.
     """
     models = [model] if isinstance(model, nn.Module) else list(model) if isinstance(model, Sequence) else []
     if not models or not all(isinstance(each, nn.Module) for each in models):
@@ -41,6 +44,7 @@ def checked_models(model: Any) -> list[nn.Module]:
         raise ValueError("the model has no parameters to train: none, or none that requires grad")
     if any(p.is_meta for p in models[0].parameters()):
         raise ValueError("the model is on the meta device, without values; see model.to_empty")
+    _check_apart(models)
     for k, each in enumerate(models[1:], 1):
         difference = _difference(models[0], each)
         if difference:
@@ -68,24 +72,72 @@ def checked_device(device: Any, model: nn.Module) -> torch.device:
     return found
 
 
+def check_likelihood_apart(models: Sequence[nn.Module], likelihood: Any) -> None:
+    """Raise where several models have the one likelihood as a part: each trains a copy of it."""
+    if len(models) > 1 and any(part is likelihood for model in models for part in model.modules()):
+        raise ValueError("the likelihood is a part of one of the models; several models train a copy of it each")
+
+
+@contextmanager
+def modes_kept(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Put every module back into training or eval mode where what is inside fails."""
+    before = [(part, part.training) for model in models for part in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for part, training in before:
+            part.training = training
+        raise
+
+
+def _check_apart(models: Sequence[nn.Module]) -> None:
+    owners: dict[int, int] = {}
+    for k, model in enumerate(models):
+        parts = [*model.named_modules(remove_duplicate=False), *model.named_parameters(), *model.named_buffers()]
+        for name, part in parts:
+            if owners.setdefault(id(part), k) != k:
+                raise ValueError(
+                    f"models {owners[id(part)]} and {k} share {name}, a {type(part).__name__}; copy it by copy.deepcopy"
+                )
+
+
+def described_tree(model: nn.Module) -> dict[str, str]:
+    """What makes up an architecture: every module, parameter and buffer in words, without values and devices."""
+    found = {}
+    for what, description in (("module", _module), ("parameter", _tensor), ("buffer", _tensor)):
+        named = getattr(model, {"module": "named_modules"}.get(what, f"named_{what}s"))()
+        found |= {f"{what} {name or 'itself'}": description(value) for name, value in named}
+    return found
+
+
 def _difference(first: nn.Module, other: nn.Module) -> str:
     """In what two models differ, in words; empty if in nothing that is known."""
-    for what, description in (("module", _module), ("parameter", _tensor), ("buffer", _tensor)):
-        mine, its = ({name: description(value) for name, value in _named(each, what)} for each in (first, other))
-        for name in [*mine, *its]:
-            if mine.get(name) != its.get(name):
-                return f"{what} {name or 'itself'} is {its.get(name)}, not {mine.get(name)}"
-    return ""
-
-
-def _named(model: nn.Module, what: str) -> Any:
-    return getattr(model, {"module": "named_modules"}.get(what, f"named_{what}s"))()
+    mine, its = described_tree(first), described_tree(other)
+    for name in [*mine, *its]:
+        if mine.get(name) != its.get(name):
+            return f"{name} is {its.get(name)}, not {mine.get(name)}"
+    devices = [{str(p.device) for p in model.parameters()} for model in (first, other)]
+    return "" if devices[0] == devices[1] else f"it is on {', '.join(devices[1])}, not {', '.join(devices[0])}"
 
 
 def _module(module: nn.Module) -> str:
-    return f"{type(module).__name__}({module.extra_repr()})"
+    own = {name: value for name, value in vars(module).items() if name[0] != "_" and name not in PASSING}
+    own["pruned"], known = getattr(module, "_is_pruned", None), module.extra_repr()
+    plain = {name: _plain(value) for name, value in sorted(own.items()) if f"{name}=" not in known}
+    shown = [f"{name}={value}" for name, value in plain.items() if value is not None]
+    return f"{type(module).__name__}({', '.join([known] * bool(known) + shown)})"
+
+
+def _plain(value: Any) -> str | None:
+    """An attribute in words, where it is a number, a text, a function or the like; else None."""
+    if isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    if isinstance(value, (tuple, list)):
+        parts = [_plain(each) for each in value]
+        return None if not parts or None in parts else f"({', '.join(map(str, parts))})"
+    return getattr(value, "__name__", type(value).__name__) if callable(value) else None
 
 
 def _tensor(tensor: Tensor) -> str:
     frozen = "" if tensor.requires_grad or not isinstance(tensor, nn.Parameter) else ", frozen"
-    return f"{tuple(tensor.shape)}, {tensor.dtype}, on {tensor.device}{frozen}"
+    return f"{tuple(tensor.shape)}, {tensor.dtype}{frozen}"

@@ -2,7 +2,9 @@
 
 import copy
 import time
+import warnings
 from collections.abc import Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -32,6 +34,7 @@ class Run:
         self._unfinished = content.get("trial")
         if content:
             self._begun = content["start"]
+            self._warn_of_other_weights(objectives)
             for objective, state in zip(objectives, self._begun, strict=True):
                 objective.load_state_dict(state)
             random_state.go_on(content["random_state"], self.device)
@@ -39,6 +42,16 @@ class Run:
             self._begun = [copy.deepcopy(each.state_dict()) for each in objectives] if checkpoint.path else []
             random_state.begin(seed, self.device)
             self.save(None)  # with the weights to begin with
+
+    def _warn_of_other_weights(self, objectives: Sequence[Objective]) -> None:
+        """Where the models come with weights that are neither those that the fit began with nor those it has left."""
+        trained = [self._unfinished["members"]] * len(objectives) if self._unfinished else []
+        if not any(states and all(map(_has, objectives, states, count())) for states in (self._begun, trained)):
+            warnings.warn(
+                f"{self.checkpoint.path} is of a fit that began with other weights; as settings and data are the same, "
+                "the model goes on from there, or takes the result. Delete the file to begin with the weights given",
+                stacklevel=5,
+            )
 
     @property
     def seconds(self) -> float:
@@ -71,6 +84,15 @@ class Run:
             seconds=self.seconds,
             random_state=random_state.random_state(self.device),
         )
+
+
+def _has(objective: Objective, state: dict[str, Tensor], k: int) -> bool:
+    """Whether the model's parameters are those of a state, of one objective or of several stacked ones."""
+    for name, p in objective.named_parameters():
+        saved = state[name] if state[name].shape == p.shape else state[name][k]
+        if name.startswith("model.") and not p.detach().cpu().equal(saved.cpu()):
+            return False
+    return True
 
 
 def _note(stage: str, trial: Trial, nll: Tensor, divergence: Tensor) -> str:

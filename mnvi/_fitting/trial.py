@@ -34,6 +34,10 @@ class Plan:
     seed: int
 
 
+class NotFinite(ValueError):
+    """A loss is not finite."""
+
+
 class Trial:
     """Adam with cosine-annealed rates and a KL whose weight rises over the first steps.
 
@@ -42,6 +46,7 @@ class Trial:
         weights: of the KL at the end, one for each member.
         seeds: of the order of each member's examples; members of one seed see the same batches.
         examples: of which those of ``numbers`` are for training.
+        tolerant: whether a member's loss may be infinite or NaN as long as another's is not; the others do not notice.
     """
 
     def __init__(
@@ -52,8 +57,11 @@ class Trial:
         examples: Examples,
         numbers: Tensor,
         plan: Plan,
+        *,
+        tolerant: bool = False,
     ) -> None:
         self.members, self.examples, self.numbers, self.plan = members, examples, numbers, plan
+        self.tolerant = tolerant
         self.weights = torch.tensor(weights, device=members.device)
         self.seeds = list(seeds) if examples.may_differ and len(set(seeds)) > 1 else [seeds[0]]
         self.stacked = members.count > 1 and (examples.own or len(self.seeds) > 1)
@@ -75,12 +83,22 @@ class Trial:
         """Take the steps of one epoch; gives (NLL, KL per example) of the members, (K,), after each."""
         totals: Tensor | float = 0.0
         batches = pieces(self.order(), self.plan.batch_size)
-        for batch in self.examples.batches(batches):
-            nll, divergence = self._step(batch.to(self.members.device))
+        for numbers, batch in zip(batches, self.examples.batches(batches), strict=True):
+            nll, divergence = self._named(numbers, batch.to(self.members.device))
             totals = totals + torch.stack([nll, divergence.to(nll)])
             yield nll, divergence
         nll, divergence = torch.as_tensor(totals / len(batches)).tolist()
         self.records.append({"epoch": self.epoch + 1, "nll": nll, "kl": divergence})
+
+    def _named(self, numbers: Tensor, batch: Inputs) -> tuple[Tensor, Tensor]:
+        """A step; what the likelihood refuses of a Dataset, which cannot be looked at before, is of these examples."""
+        try:
+            return self._step(batch)
+        except NotFinite:
+            raise
+        except (TypeError, ValueError) as error:
+            shown = f"{numbers.flatten()[:8].tolist()}"[1:-1] + (", …" if numbers.numel() > 8 else "")
+            raise type(error)(f"epoch {self.epoch + 1}, the batch of examples {shown}: {error}") from error
 
     def order(self) -> Tensor:
         """The examples' numbers in this epoch's order, (N,) or (K, N): it follows from seed and epoch alone."""
@@ -107,11 +125,12 @@ class Trial:
         return nll.detach(), divergence.detach()
 
     def _check_finite(self, losses: Tensor, nll: Tensor) -> None:
-        if not bool(losses.isfinite().all()):
-            k = int((~losses.isfinite()).nonzero()[0])
+        finite = losses.isfinite()
+        if not bool(finite.any() if self.tolerant else finite.all()):
+            k = int((~finite).nonzero()[0])
             which = f" of {self.members.count} models, number {k}," if self.members.count > 1 else ""
             why = why_not_finite(losses[k], nll[k], self.members.member(k).model, None)
-            raise ValueError(f"epoch {self.epoch + 1},{which} KL weight {self.weights[k]:g}: {why}")
+            raise NotFinite(f"epoch {self.epoch + 1},{which} KL weight {self.weights[k]:g}: {why}")
 
     def unmet(self) -> list[float]:
         """What share of the KL's pull on the scales the data do not meet at the end, of each member."""

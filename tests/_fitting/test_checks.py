@@ -166,11 +166,50 @@ MODELS = {
         ValueError,
         "model 1 differs from model 0: module 0 is",
     ),
-    "activations": (lambda: [network(), network(), relu()], ValueError, r"model 2 .* module 1 is ReLU\(\), not Tanh"),
+    "activations": (
+        lambda: [network(), network(), relu()],
+        ValueError,
+        r"model 2 .* module 1 is ReLU\(.*, not Tanh",
+    ),
     "settings": (lambda: [with_dropout(0.1), with_dropout(0.2)], ValueError, "p=0.2.*, not Dropout"),
     "depth": (lambda: [network()[:1], network()[:2]], ValueError, "module 1 is Tanh.*, not None"),
     "frozen parts": (lambda: [network(), half_frozen()], ValueError, "parameter 0.weight .* frozen, not"),
     "precision": (lambda: [network(), network(seed=1).double()], ValueError, "float64.*, not .*float32"),
+}
+
+
+def sharing():
+    first = network()
+    return [first, mnvi.Sequential(first[0], nn.Tanh(), mnvi.MNLinear(5, 2))]
+
+
+def sharing_a_bias():
+    models = [network(), network(seed=1)]
+    models[1][2].bias = models[0][2].bias
+    return models
+
+
+def one_pruned():
+    models = [network(), network(seed=1)]
+    mnvi.sparsity.prune(models[1], threshold=1.0)
+    return models
+
+
+def squashed(function):
+    model = network()
+    model.squash = function
+    return model
+
+
+MODELS |= {
+    "a shared module": (sharing, ValueError, "models 0 and 1 share 0, a MNLinear; copy it"),
+    "a shared parameter": (sharing_a_bias, ValueError, "models 0 and 1 share 2.bias, a Parameter"),
+    "one of them pruned": (one_pruned, ValueError, "pruned=True.*, not .*pruned=False"),
+    "functions": (
+        lambda: [squashed(torch.tanh), squashed(torch.relu)],
+        ValueError,
+        "squash=.*relu.*, not .*squash=.*tanh",
+    ),
 }
 
 
@@ -194,3 +233,83 @@ def test_data_of_several_models_that_do_not_fit_are_refused(row):
     data, error, message = row
     with pytest.raises(error, match=message):
         mnvi.fit([network(), network(seed=1)], data)
+
+
+class Counting(nn.Module):
+    """Puts another tensor in place of its buffer, which vmap does not see."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = mnvi.MNLinear(3, 2)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        return self.layer(x)
+
+
+def test_a_buffer_assigned_in_forward_keeps_models_from_training_together():
+    with pytest.raises(ValueError, match=r"cannot train in one vmap.*the buffer calls is assigned .* buffer\.copy_"):
+        mnvi.fit([Counting(), Counting()], PAIR, epochs=2)
+    model = Counting()
+    mnvi.fit(model, PAIR, epochs=2, kl_weight=(1.0, 0.1), batch_size=37)
+    assert model.calls == 3  # of two epochs and the first look at its output; trials went one by one, on copies
+
+
+def test_a_likelihood_that_is_part_of_a_model_serves_that_one_alone():
+    likelihood = Gaussian()
+    models = [network(outputs=1), network(outputs=1, seed=1)]
+    for each in models:
+        each.likelihood = copy.deepcopy(likelihood)
+    models[0].likelihood = likelihood
+    with pytest.raises(ValueError, match="a part of one of the models"):
+        mnvi.fit(models, TARGET, likelihood, epochs=2)
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.likelihood = network(outputs=1), Gaussian()
+
+        def forward(self, x):
+            return self.net(x)
+
+    model = Both()
+    before = model.likelihood.log_scale.clone()
+    history = mnvi.fit(model, TARGET, model.likelihood, epochs=2, kl_weight=(1.0, 0.1))
+    assert history.likelihood is model.likelihood
+    assert not model.likelihood.log_scale.equal(before)
+
+
+def test_batches_of_one_are_refused_where_batch_norm_would():
+    model = mnvi.Sequential(mnvi.MNLinear(3, 4), nn.BatchNorm1d(4), mnvi.MNLinear(4, 2)).eval()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"does not train on batches of one example \(Expected more than 1"):
+        mnvi.fit(model, PAIR, epochs=2, batch_size=1)
+    assert all(model.state_dict()[name].equal(value) for name, value in before.items())
+    assert not any(part.training for part in model.modules())
+
+
+class Mislabelled(Dataset):
+    """Its example 30 has a label that there is not."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return X[i], LABELS[i] + 5 * (i == 30)
+
+
+def test_a_wrong_label_of_a_dataset_names_the_batch_and_leaves_the_modes():
+    model = network().eval()
+    with pytest.raises(ValueError, match=r"epoch 1, the batch of examples (\d+, )*30\b.*: target has label \d at row"):
+        mnvi.fit(model, Mislabelled(), epochs=2, kl_weight=1.0, batch_size=8)
+    assert not any(part.training for part in model.modules())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(OSError):
+        mnvi.fit(model, PAIR, epochs=2, kl_weight=1.0, checkpoint=tmp_path / "file" / "fit.pt")
+    assert all(model.state_dict()[name].equal(value) for name, value in before.items())

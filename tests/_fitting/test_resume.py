@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from torch.utils.data import TensorDataset
 
 import mnvi
 from mnvi._progress import Progress
+from mnvi.likelihoods import Gaussian
 from tests.cases import cases
 from tests.test_fit import LABELS, REAL, Noisy, X, network, same
 
-pytestmark = pytest.mark.filterwarnings("ignore:the KL still changed")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:the posterior has not settled", "ignore:.* is of a fit that began with other weights"
+)
 SEARCH = {"epochs": (2, 3), "kl_weight": (1.0, 0.1), "batch_size": 8}  # trials of 5 and 10 steps, then 15 or 10
 
 
@@ -164,6 +168,49 @@ def test_a_process_that_was_killed_leaves_what_a_new_one_goes_on_from(step, tmp_
 
 # What it refuses ------------------------------------------------------------------------------------------------------
 
+
+class Activated(nn.Module):
+    """Its activation is no module, and its weights may be frozen or have another prior."""
+
+    def __init__(self, activation=torch.tanh, prior=None, frozen=False):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.first, self.last = mnvi.MNLinear(3, 5, prior=prior), mnvi.MNLinear(5, 2)
+        self.first.weight.requires_grad_(not frozen)
+        self.activation = activation
+
+    def forward(self, x):
+        return self.last(self.activation(self.first(x)))
+
+
+HIDDEN = {  # what makes another fit and is seen in no shape
+    "activation": {"activation": torch.relu},
+    "a prior's scale": {"prior": mnvi.priors.Normal(0.3)},
+    "a frozen weight": {"frozen": True},
+}
+
+
+@cases("options", HIDDEN)
+def test_what_no_shape_tells_makes_another_fit_too(options, tmp_path):
+    fixed = {"epochs": 2, "kl_weight": 0.1, "checkpoint": tmp_path / "fit.pt"}
+    mnvi.fit(Activated(prior=mnvi.priors.Normal(1.0)), (X, LABELS), **fixed)
+    with pytest.raises(ValueError, match="another fit: models 1 of"):
+        mnvi.fit(Activated(**{"prior": mnvi.priors.Normal(1.0), **options}), (X, LABELS), **fixed)
+
+
+@cases("pair", {
+    "ignored label": (mnvi.likelihoods.Categorical(ignore_index=7), mnvi.likelihoods.Categorical()),
+    "moments": [mnvi.likelihoods.Standardized(Gaussian(), torch.zeros(1), torch.full((1,), c)) for c in (1.0, 2.0)],
+})  # fmt: skip
+def test_so_does_what_a_likelihood_knows(pair, tmp_path):
+    real = isinstance(pair[0], mnvi.likelihoods.Standardized)
+    fixed = {"epochs": 2, "kl_weight": 0.1, "checkpoint": tmp_path / "fit.pt"}
+    for likelihood in pair:
+        with pytest.raises(ValueError, match="another fit: ") if likelihood is pair[1] else nullcontext():
+            mnvi.fit(network(outputs=1 if real else 2), (X, REAL if real else LABELS), likelihood, **fixed)
+
+
 CHANGED = X.clone()
 CHANGED[5, 1] += 1e-3
 OTHER = {  # a call, and what it differs in
@@ -221,3 +268,14 @@ def test_seconds_count_what_was_before_the_kill(tmp_path, monkeypatch):
     _, history = one(checkpoint=tmp_path / "fit.pt")
     _, again = one(checkpoint=tmp_path / "fit.pt")
     assert again.seconds >= 0.9 * history.seconds
+
+
+@cases("fitted", {"one": one, "several": several})
+def test_other_weights_than_those_of_the_fit_are_told(fitted, tmp_path, recwarn):
+    path = tmp_path / "fit.pt"
+    models, _ = fitted(checkpoint=path)
+    mnvi.fit(models if len(models) > 1 else models[0], (X, LABELS), **SEARCH, checkpoint=path)  # with what it left
+    fitted(checkpoint=path)  # with what it began with
+    assert not [each for each in recwarn if "other weights" in str(each.message)]
+    fitted(seed=3, checkpoint=path)
+    assert len([each for each in recwarn if f"{path} is of a fit that began with other weights" in str(each.message)])

@@ -157,3 +157,14 @@ def test_of_several_models_it_names_the_model():
         one.members.parameters["model.0.bias"][1] = torch.nan
     with pytest.raises(ValueError, match=r"epoch 1, of 2 models, number 1, KL weight 0.1: .*\(nan.* 0\.bias"):
         list(one.run_epoch())
+
+
+def test_logarithms_of_scales_go_ten_times_as_fast():
+    """Adam's first step moves every entry by its rate."""
+    one = trial()
+    before = {name: p.detach().clone() for name, p in one.members.parameters.items()}
+    next(one.run_epoch())
+    moved = {name: (p.detach() - before[name]).abs().max().item() for name, p in one.members.parameters.items()}
+    [scale] = {round(value, 4) for name, value in moved.items() if "log_diagonal" in name}
+    assert scale == pytest.approx(10 * moved["model.0.weight"], rel=1e-2)
+    assert moved["model.0.weight"] == pytest.approx(PLAN.lr, rel=1e-2)

@@ -43,7 +43,7 @@ def table(tmp_path, monkeypatch):
 ROWS = [row for row in uci.ROWS if row != "ivon" or uci_ivon.missing() is None]
 
 
-@pytest.mark.filterwarnings("ignore:the KL still changed")
+@pytest.mark.filterwarnings("ignore:the posterior has not settled")
 def test_a_smoke_run_of_every_method(tmp_path, capsys):
     out = tmp_path / "out"
     result = uci.main([*TINY, "--out", str(out)])
@@ -64,7 +64,7 @@ def test_a_smoke_run_of_every_method(tmp_path, capsys):
         uci.main([*TINY[:-1], "21", "--out", str(out)])
 
 
-@pytest.mark.filterwarnings("ignore:the KL still changed")
+@pytest.mark.filterwarnings("ignore:the posterior has not settled")
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
     options = [*TINY, "--methods", "mn", "--out"]
     whole = uci.main([*options, str(tmp_path / "whole")])["runs"]
