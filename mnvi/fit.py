@@ -21,7 +21,7 @@ from ._fitting.trial import Plan
 from .likelihoods import Likelihood
 from .module import with_posterior
 
-KL_WEIGHTS = (1.0, 0.1, 0.03, 0.01)
+KL_WEIGHTS = (1.0, 0.1, 0.03, 0.01)  # to choose from
 STEPS = 1000  # about so many are taken where the number of epochs is not given,
 REAL_STEPS = 10_000  # and of real targets, which give a gradient to the end, so many
 BATCH_SIZE = 128
@@ -70,16 +70,19 @@ def fit(
         batch_size: examples a step; by default 128; a DataLoader has its own. A last batch of a single example, which
             batch norm refuses, joins the one before.
         lr: rate of means at the start; for others see :func:`mnvi.parameter_groups`.
-        kl_weight: w, or several to choose from; ``None``: 1, 0.1, 0.03, 0.01, 0.003.
+        kl_weight: w, or several to choose from; ``None``: 1, 0.1, 0.03, 0.01.
         validation: the share of the data that is held out to choose, or data for that, then all of ``data`` are for
-            training. Where there is nothing to choose, no share is held out; with 0 there must be nothing to choose.
+            training. Where there is nothing to choose, no share is held out, and nothing is calibrated without such
+            data; with 0 there must be nothing to choose.
         draws: of the weights, in each step.
         warmup: share of the steps in which the KL's weight rises from 0.
         calibrate: whether held-out data set the likelihood's scale or temperature.
         seed: of the order of the examples, the noise and what is held out; torch's own random state stays as it is.
-            Of several models number k sees the order of examples that it would see alone under ``seed + k``.
+            Of several models number k sees the order of examples that it would see alone under ``seed + k``; of a
+            Dataset, which is read once for all, they see that of ``seed``.
         checkpoint: a file for what is done, written after an epoch every half minute; the same call goes on from it
-            after a kill, to the same result, and returns at once when it had ended.
+            after a kill, to the same result, whatever the model's weights are now (it warns if they are others), and
+            returns at once when it had ended.
         device: where to train and leave the model; ``None``: where it is.
         compile: whether to run the model under ``torch.compile``.
 
