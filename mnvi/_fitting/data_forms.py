@@ -100,4 +100,7 @@ def _of_pairs(name: str, data: Sequence[Sequence[Any]], models: int) -> Examples
 def _advice(*values: Any) -> str:
     arrays = any(hasattr(each, "__array__") and not isinstance(each, Tensor) for each in values)
     arrays |= len(values) == 1 and isinstance(values[0], (list, tuple)) and any(map(_advice, values[0][:2]))
+    frames = any(hasattr(each, "to_numpy") for each in values)
+    if frames:
+        return "; torch.as_tensor(frame.to_numpy()) makes a tensor of a DataFrame"
     return "; torch.as_tensor makes a tensor of an array" if arrays else ""

@@ -34,6 +34,15 @@ class Unlabelled(Dataset):
         return X[i]
 
 
+class Frame:
+    """As a DataFrame of pandas."""
+
+    def to_numpy(self):
+        return X.numpy()
+
+    __array__ = to_numpy
+
+
 PAIR, TARGET = (X, LABELS), (X, REAL)
 SET = TensorDataset(X, LABELS)
 OF_ONE = {"outputs": 1}  # of the network
@@ -60,6 +69,7 @@ WRONG = {  # data, likelihood, options, error, message
     "arrays": ((X.numpy(), LABELS.numpy()), CLASSES, {}, TYPE, "data must be .*torch.as_tensor makes"),
     "array target": ((X, LABELS.numpy()), CLASSES, {}, TYPE, "torch.as_tensor makes"),
     "x alone": (X, CLASSES, {}, TYPE, r"data must be .*; got a tensor of shape \(37, 3\)"),
+    "a DataFrame": ((Frame(), LABELS), CLASSES, {}, TYPE, r"torch.as_tensor\(frame.to_numpy\(\)\)"),
     "array alone": (numpy.zeros((3, 2)), CLASSES, {}, TYPE, "torch.as_tensor makes"),
     "nothing": (None, CLASSES, {}, TYPE, "data must be"),
     "rows in a list": ([*zip(X, LABELS, strict=True)], CLASSES, {}, VALUE, r"DataLoader\(list, batch_size"),
