@@ -86,7 +86,8 @@ def fit(
         device: where to train and leave the model; ``None``: where it is.
         compile: whether to run the model under ``torch.compile``.
 
-    Parameters that require no grad stay as they are. All else trains in training mode, whatever mode it came in.
+    What takes longer than two seconds shows its progress on stderr, with NLL and KL per example. Parameters that
+    require no grad stay as they are. All else trains in training mode, whatever mode it came in.
 
     Returns:
         A :class:`mnvi.History`. Its ``likelihood`` is what ``predict`` takes.
@@ -94,6 +95,8 @@ def fit(
     Raises:
         ValueError, TypeError: an argument or the data do not fit, before anything is changed; or a loss is not finite,
             naming the layers. One model is then as the last finite step has left it.
+        OSError: the checkpoint cannot be written.
+        RuntimeError: inside ``torch.inference_mode()``.
 
     Warns:
         UserWarning: the posterior has not settled at the end.
@@ -103,6 +106,8 @@ def fit(
         >>> prediction = mnvi.predict(model, x_test, 64, history.likelihood)
         >>> history.kl_weight, history.settled, history.records[-1]["nll"]
     """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("nothing can be trained inside torch.inference_mode(); call mnvi.fit outside")
     models = checked_models(model)
     place = checked_device(device, models[0])
     found = examples("data", data, len(models))

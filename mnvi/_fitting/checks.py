@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .._data_checks import check_examples
 from .._inputs import Inputs
 from .._models.eval_mode import in_eval_mode
+from ..likelihoods import Standardized
 from ..likelihoods.base import described
 from .examples import Examples, TensorExamples
 from .members import members
@@ -40,7 +41,9 @@ def check(objectives: Sequence[Objective], name: str, data: Examples, numbers: T
             check_examples(x, every.target, likelihood, output=output(objective.model, seen), least=1)
         except (TypeError, ValueError) as error:
             which = f" of model {k}" if len(different) > 1 else ""
-            raise type(error)(f"{name}{which}: {error}") from error
+            classes = isinstance(likelihood, Standardized) and not every.target.is_floating_point()
+            advice = '; of class labels the likelihood is "categorical"' if classes else ""
+            raise type(error)(f"{name}{which}: {error}{advice}") from error
 
 
 @torch.no_grad()
@@ -52,6 +55,13 @@ def output(model: nn.Module, batch: Inputs) -> object:
             return batch.to(device).call(model)
         except RuntimeError as error:
             raise ValueError(f"the model does not take {_what(batch)}{_advice(model, batch)} ({error})") from error
+        except TypeError as error:
+            if not batch.named:
+                raise
+            raise TypeError(
+                f"the model does not take the arguments {', '.join(batch.named)}: those of a dict are named as in the "
+                f'model\'s forward, and the target is called "labels" ({error})'
+            ) from error
 
 
 def refusal(objectives: Sequence[Objective], data: Examples, numbers: Tensor) -> Exception | None:

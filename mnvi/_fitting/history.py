@@ -19,7 +19,8 @@ class History:
     Attributes:
         likelihood: what :func:`mnvi.predict` takes, a ``Likelihood`` with what was learnt.
         kl_weight, epochs: those that were chosen, or given.
-        widening: the factor by which held-out data widened the likelihood's scale or temperature; 1 without.
+        widening: the factor by which held-out data widened the likelihood's scale or temperature, below 1 where they
+            narrowed it; 1 without.
         unmet: the share of the KL's pull on the posterior's scales that the data do not meet at the end: with ρ the
             logarithm of a common factor of all scales, |∂(NLL + w·KL/N)/∂ρ| / |∂(w·KL/N)/∂ρ|. The gradients are the
             mean of the last quarter of the steps, less two standard errors. 0 without a KL in the loss.

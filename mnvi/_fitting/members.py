@@ -65,19 +65,20 @@ class Members(ABC):
         return [over(lambda each, k=k: each[k], together) for k in range(self.count)]
 
     def groups(self, lr: float, log_diagonals: float) -> list[dict[str, Any]]:
-        """A group for every parameter, with the rates of :func:`mnvi.parameter_groups`, less for large weights.
+        """A group for every kind and rate, the rates of :func:`mnvi.parameter_groups`, less for large weights.
 
         Adam moves every entry by the rate, so a unit with p inputs moves by up to p of them: a weight with more than
         64 inputs has √(64/p) of the rate.
         """
-        groups = []
+        groups: dict[tuple[str, float], dict[str, Any]] = {}
         inputs = {weight: weight[0].numel() for weight in map(_matrix, self.module.modules()) if weight is not None}
         names = {parameter: name for name, parameter in self.module.named_parameters()}
         for group in parameter_groups(self.module, lr, log_diagonals=log_diagonals):
             for p in filter(lambda p: p.requires_grad, group["params"]):
                 rate = group["lr"] * min(1.0, (64 / inputs.get(p, 64)) ** 0.5)
-                groups.append({**group, "lr": rate, "params": [self.parameters[names[p]]]})
-        return groups
+                found = groups.setdefault((group["name"], rate), {**group, "lr": rate, "params": []})
+                found["params"].append(self.parameters[names[p]])
+        return list(groups.values())
 
 
 class OneMember(Members):

@@ -1,7 +1,10 @@
 """The models of a fit: what came as them, and whether several are of one architecture."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -135,7 +138,22 @@ def _plain(value: Any) -> str | None:
     if isinstance(value, (tuple, list)):
         parts = [_plain(each) for each in value]
         return None if not parts or None in parts else f"({', '.join(map(str, parts))})"
+    if isinstance(value, partial):
+        return f"partial({_plain(value.func)}, {_plain(value.args)}, {sorted(str(_plain(each)) for each in value.keywords.items())})"
+    if isinstance(value, FunctionType):
+        return _function(value)
     return getattr(value, "__name__", type(value).__name__) if callable(value) else None
+
+
+def _function(function: FunctionType) -> str:
+    """Its name, and a checksum of what it does and of the numbers and texts that it holds."""
+    held = [_plain(each.cell_contents) for each in function.__closure__ or ()] + [_plain(function.__defaults__)]
+    return f"{function.__name__} {zlib.crc32(repr((_instructions(function.__code__), held)).encode()):08x}"
+
+
+def _instructions(code: CodeType) -> tuple:
+    constants = [_instructions(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return code.co_code, code.co_names, constants
 
 
 def _tensor(tensor: Tensor) -> str:

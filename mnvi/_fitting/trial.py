@@ -97,7 +97,7 @@ class Trial:
         except NotFinite:
             raise
         except (TypeError, ValueError) as error:
-            shown = f"{numbers.flatten()[:8].tolist()}"[1:-1] + (", …" if numbers.numel() > 8 else "")
+            shown = f"{numbers.flatten()[:32].tolist()}"[1:-1] + (", …" if numbers.numel() > 32 else "")
             raise type(error)(f"epoch {self.epoch + 1}, the batch of examples {shown}: {error}") from error
 
     def order(self) -> Tensor:

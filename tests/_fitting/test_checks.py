@@ -69,6 +69,8 @@ WRONG = {  # data, likelihood, options, error, message
     "arrays": ((X.numpy(), LABELS.numpy()), CLASSES, {}, TYPE, "data must be .*torch.as_tensor makes"),
     "array target": ((X, LABELS.numpy()), CLASSES, {}, TYPE, "torch.as_tensor makes"),
     "x alone": (X, CLASSES, {}, TYPE, r"data must be .*; got a tensor of shape \(37, 3\)"),
+    "names of a dict": (({"inputs": X}, LABELS), CLASSES, {}, TYPE, 'not take the arguments inputs: .* "labels"'),
+    "classes as real": ((X, LABELS), "gaussian", {}, VALUE, 'of class labels the likelihood is "categorical"'),
     "a DataFrame": ((Frame(), LABELS), CLASSES, {}, TYPE, r"torch.as_tensor\(frame.to_numpy\(\)\)"),
     "array alone": (numpy.zeros((3, 2)), CLASSES, {}, TYPE, "torch.as_tensor makes"),
     "nothing": (None, CLASSES, {}, TYPE, "data must be"),
@@ -205,6 +207,13 @@ def one_pruned():
     return models
 
 
+def times(factor):
+    def product(x):
+        return factor * x
+
+    return product
+
+
 def squashed(function):
     model = network()
     model.squash = function
@@ -323,3 +332,13 @@ def test_a_checkpoint_that_cannot_be_written_is_said_before_training(tmp_path):
     with pytest.raises(OSError):
         mnvi.fit(model, PAIR, epochs=2, kl_weight=1.0, checkpoint=tmp_path / "file" / "fit.pt")
     assert all(model.state_dict()[name].equal(value) for name, value in before.items())
+
+
+def test_nothing_trains_in_inference_mode():
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"call mnvi\.fit outside"):
+        mnvi.fit(network(), PAIR)
+
+
+def test_equal_functions_are_one_architecture():
+    models = [squashed(times(2.0)), squashed(times(2.0))]
+    mnvi.fit(models, PAIR, epochs=1, kl_weight=0.0)

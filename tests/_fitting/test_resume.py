@@ -279,3 +279,11 @@ def test_other_weights_than_those_of_the_fit_are_told(fitted, tmp_path, recwarn)
     assert not [each for each in recwarn if "other weights" in str(each.message)]
     fitted(seed=3, checkpoint=path)
     assert len([each for each in recwarn if f"{path} is of a fit that began with other weights" in str(each.message)])
+
+
+def test_the_temperature_that_a_fit_has_set_is_no_other_fit(tmp_path):
+    likelihood = mnvi.likelihoods.Categorical()
+    for _ in range(2):
+        history = mnvi.fit(network(), (X, LABELS), likelihood, **SEARCH, checkpoint=tmp_path / "fit.pt")
+    assert history.widening != 1
+    assert likelihood.temperature == pytest.approx(history.widening)

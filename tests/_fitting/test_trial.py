@@ -81,7 +81,7 @@ def test_every_rate_follows_half_a_cosine_to_zero():
 def test_rates_differ_as_parameter_groups_have_them_and_by_the_number_of_inputs():
     model = nn.Sequential(nn.Linear(256, 3), nn.Linear(3, 1))
     groups = members([Objective(model, mnvi.likelihoods.Gaussian())]).groups(0.01, 3.0)
-    rates = {tuple(group["params"][0].shape): group["lr"] for group in groups}
+    rates = {tuple(p.shape): group["lr"] for group in groups for p in group["params"]}
     assert rates == pytest.approx({(3, 256): 0.005, (3,): 0.01, (1, 3): 0.01, (1,): 0.01, (): 0.01})
     of_layer = members([Objective(mnvi.MNLinear(4, 2), mnvi.likelihoods.Gaussian())]).groups(0.01, 3.0)
     assert {group["name"]: group["lr"] for group in of_layer}["log_diagonals"] == pytest.approx(0.03)
