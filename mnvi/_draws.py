@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._first_call import first_call, refuse_one_example
+from ._first_call import first_call, refuse_nan, refuse_one_example
 from ._inputs import Inputs
 from .layers import bayesian_layers
 from .likelihoods import Likelihood
-from .likelihoods._misfits import rows
-from .likelihoods.base import Draws, described, first, over
+from .likelihoods.base import Draws, first, over
 from .module import sampling
 
 NUMBERS = 2**26  # that the draws of one chunk may hold at a time, about: 256 MiB in float32
@@ -86,29 +85,6 @@ class Sampler:
             draws.append(output())
             self.advance(1)
         return over(lambda *each: torch.stack(each), *draws)
-
-
-def refuse_nan(mean: Tensor, inputs: Inputs) -> None:
-    """Raise ValueError where the prediction ``mean``, (N, …), is NaN as inputs of these examples are not finite.
-
-    Of several inputs one may be a mask, of which entries are −∞: then only NaN counts.
-    """
-    if not mean.isnan().any():
-        return
-    lost = mean.isnan().flatten(1).any(1) if mean.dim() > 1 else mean.isnan()
-    tensors = {f"x[{key!r}]": each for key, each in (*enumerate(inputs.positional), *inputs.named.items())}
-    tensors = {
-        name: each for name, each in tensors.items() if isinstance(each, Tensor) and each.shape[:1] == lost.shape
-    }
-    for name, each in tensors.items():
-        bad = ~each.isfinite() if len(tensors) == 1 else each.isnan()
-        bad = lost.to(each.device) & (bad.flatten(1).any(1) if bad.dim() > 1 else bad)
-        if bad.any():
-            name = name if inputs.named or len(inputs.positional) > 1 else "x"
-            raise ValueError(
-                f"{name}, {described(each)}, has NaN or infinite entries at {rows(bad)}, and so has the prediction; "
-                "leave these out or fill them in"
-            )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The first call of a model with inputs: where it fails, the change of the inputs that makes it succeed is named."""
+"""Calls of a model with inputs that do not fit: what came, and the change of the inputs that makes it succeed."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ._inputs import Inputs
+from .likelihoods._misfits import rows
 from .likelihoods.base import described
 
 ONE_EXAMPLE = "; a single example x is a batch as x[None]"
@@ -47,6 +48,29 @@ def refuse_one_example(model: nn.Module, inputs: Inputs, count: int) -> None:
         return
     if isinstance(output, Tensor) and output.dim() and len(output) == 1:
         raise ValueError(f"the first dimension of x must count examples, got {described(x)}{ONE_EXAMPLE}")
+
+
+def refuse_nan(mean: Tensor, inputs: Inputs) -> None:
+    """Raise ValueError where the prediction ``mean``, (N, …), is NaN as inputs of these examples are not finite.
+
+    Of several inputs one may be a mask, of which entries are −∞: then only NaN counts.
+    """
+    if not mean.isnan().any():
+        return
+    lost = mean.isnan().flatten(1).any(1) if mean.dim() > 1 else mean.isnan()
+    tensors = {f"x[{key!r}]": each for key, each in (*enumerate(inputs.positional), *inputs.named.items())}
+    tensors = {
+        name: each for name, each in tensors.items() if isinstance(each, Tensor) and each.shape[:1] == lost.shape
+    }
+    alone = len(inputs.positional) + len(inputs.named) == 1
+    for name, each in tensors.items():
+        bad = ~each.isfinite() if alone else each.isnan()
+        bad = lost.to(each.device) & (bad.flatten(1).any(1) if bad.dim() > 1 else bad)
+        if bad.any():
+            raise ValueError(
+                f"{'x' if inputs.positional and alone else name}, {described(each)}, has NaN or infinite entries at "
+                f"{rows(bad)}, and so has the prediction; leave these out or fill them in"
+            )
 
 
 def _changes(model: nn.Module, inputs: Inputs) -> Iterator[tuple[str, Inputs]]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ._checks import instance, positive_int
-from ._draws import Sampler, refuse_nan
+from ._draws import Sampler
+from ._first_call import refuse_nan
 from ._inputs import batches
 from ._models.eval_mode import in_eval_mode
 from ._progress import Progress
