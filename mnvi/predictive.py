@@ -1,7 +1,6 @@
 """The posterior predictive: predictions averaged over the posterior, with their uncertainty split in two."""
 
-from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -11,13 +10,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ._checks import instance, positive_int
-from ._inputs import Inputs, batches
+from ._draws import Sampler
+from ._first_call import refuse_nan
+from ._inputs import batches
 from ._models.eval_mode import in_eval_mode
 from ._progress import Progress
 from .likelihoods import Gaussian, Likelihood, Prediction
 from .likelihoods.base import Draws, first, over
 from .likelihoods.short_names import SHORT_NAMES, named
-from .module import sampling, warn_without_posterior
+from .module import warn_without_posterior
 
 # The tensors of a prediction that have one value an example.
 FIELDS = ("mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information", "target")
@@ -48,7 +49,8 @@ def predict(
             ``"categorical"``, ``"bernoulli"``, ``"gaussian"``, ``"heteroscedastic_gaussian"``, ``"poisson"``.
         noise_scale: the scale of ``"gaussian"``, as that of ``Gaussian(scale)``; without it that is 0, the noise-free
             function, whose entropy given the weights is −∞ and whose mutual information is ``None``.
-        chunk_size: draw this many at a time, to bound memory.
+        chunk_size: draw this many at a time, to bound memory; ``None``: as many as hold about 2²⁶ numbers, 256 MiB in
+            float32. Another chunk size gives other draws from the same seed.
         keep_draws: whether to keep the draws, S times the outputs, for ``log_prob`` and ``sample`` of the prediction.
             Without them memory does not grow with S, and ``log_prob()`` still has that of the targets in the batches.
 
@@ -61,7 +63,8 @@ def predict(
     weights has, their mutual information with the prediction (Depeweg et al., 2018, arXiv:1710.07283).
 
     Raises:
-        ValueError, TypeError: an argument, the model's output or the targets do not fit, naming what came.
+        ValueError, TypeError: an argument, the model's output or the targets do not fit, naming what came; or the
+            prediction is NaN for inputs that are not finite.
 
     Example:
         >>> prediction = mnvi.predict(model, x, num_samples=64)
@@ -69,7 +72,8 @@ def predict(
         >>> mnvi.predict(model, DataLoader(test_set, 500), 64, likelihood).log_prob().mean()  # test log-likelihood
     """
     positive_int("num_samples", num_samples)
-    chunk = num_samples if chunk_size is None else min(positive_int("chunk_size", chunk_size), num_samples)
+    if chunk_size is not None:
+        positive_int("chunk_size", chunk_size)
     likelihood = _likelihood(likelihood, noise_scale)
     instance("model", model, nn.Module)
     calls = batches(x)
@@ -77,12 +81,13 @@ def predict(
     device = next((each.device for each in (*model.parameters(), *model.buffers())), None)
     parts = []
     with in_eval_mode(model), torch.no_grad(), Progress("predict", _total(x, num_samples)) as progress:
-        sampler = _Sampler(model, likelihood, num_samples, chunk, progress.advance)
+        sampler = Sampler(model, likelihood, num_samples, chunk_size, progress.advance)
         for inputs in calls:
             home = inputs.device()
             if isinstance(x, DataLoader) and device is not None:
                 inputs = inputs.to(device)
             part = _prediction(likelihood, sampler.draw(inputs), inputs.target, keep_draws)
+            refuse_nan(part.mean, inputs)
             parts.append(_to(part, home) if isinstance(x, DataLoader) else part)
     if not parts:
         raise ValueError("the DataLoader has no batches")
@@ -104,69 +109,6 @@ def _likelihood(likelihood: Likelihood | str, noise_scale: float | Tensor | None
         return Gaussian(0.0 if scale is None else scale)
     except (TypeError, ValueError) as error:
         raise type(error)(f"noise_{error}") from None
-
-
-@contextmanager
-def _keeping_tensors(model: nn.Module):
-    """Give the modules back the tensors that they had as attributes and buffers: those that vmap leaves are dead."""
-    holders = [holder for module in model.modules() for holder in (vars(module), module._buffers)]
-    before = [dict(holder) for holder in holders]
-    try:
-        yield
-    finally:
-        for holder, had in zip(holders, before, strict=True):
-            changed = [name for name, v in holder.items() if isinstance(v, Tensor) and v is not had.get(name)]
-            for name in changed:
-                if name in had:
-                    holder[name] = had[name]
-                else:
-                    del holder[name]
-
-
-class _Sampler:
-    """Draws of the model's output, as far as the likelihood reads it; refuses what does not fit before the first.
-
-    ``advance(count)`` is called after every ``count`` draws.
-    """
-
-    def __init__(
-        self, model: nn.Module, likelihood: Likelihood, num_samples: int, chunk: int, advance: Callable[[int], None]
-    ) -> None:
-        self.model, self.likelihood, self.advance = model, likelihood, advance
-        self.sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
-        self.checked, self.batched = False, True
-
-    def draw(self, inputs: Inputs) -> Draws:
-        """Outputs stacked over the draws, (S, N, …)."""
-
-        def output(_: Any = None) -> Draws:  # takes what vmap runs over
-            # Detached, as a model may switch gradients on inside, for a derivative of its own.
-            return over(Tensor.detach, self.likelihood.read(inputs.call(self.model)))
-
-        if not self.checked:
-            mean = over(lambda each: each.unsqueeze(0), output())
-            if not first(mean).shape[1]:
-                raise ValueError("x has no examples")
-            self.likelihood.to(first(mean).device).summary(mean)
-            self.checked = True
-        with sampling(self.model):
-            chunks = [self._chunk(output, size) for size in self.sizes]
-        return over(lambda *each: torch.cat(each), *chunks) if len(chunks) > 1 else chunks[0]
-
-    def _chunk(self, output: Callable[..., Draws], size: int) -> Draws:
-        if self.batched:
-            try:
-                with _keeping_tensors(self.model):
-                    draws = torch.func.vmap(output, randomness="different")(torch.empty(size))
-                self.advance(size)
-                return draws
-            except Exception:  # it worked for the mean, so it is vmap that cannot follow, say, a branch on data
-                self.batched = False
-        draws = []
-        for _ in range(size):
-            draws.append(output())
-            self.advance(1)
-        return over(lambda *each: torch.stack(each), *draws)
 
 
 def _prediction(likelihood: Likelihood, draws: Draws, target: Tensor | None, keep_draws: bool) -> Prediction:

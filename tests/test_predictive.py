@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import mnvi
+import mnvi._draws
 from mnvi import MNConv2d, MNLinear, Prediction, frozen_sample, predict, to_bayesian
 from mnvi._progress import Progress
 from mnvi.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Poisson, Standardized, StudentT
@@ -411,6 +412,80 @@ def test_no_examples_are_refused():
         predict(layer(2), X[:0], 3)
 
 
+def images():
+    """Takes images (N, 1, 4, 4)."""
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), MNLinear(8, 3))
+
+
+REAL_NUMBERS = torch.ones(5, 4)
+UNFIT = {  # model, inputs, what the message says
+    "double": (mlp, REAL_NUMBERS.double(), r"\(5, 4\) of torch.float64, .* are torch.float32: x.float\(\) fits"),
+    "double images": (images, torch.ones(2, 1, 4, 4).double(), r"x.float\(\) fits"),
+    "float": (lambda: mlp().double(), REAL_NUMBERS, r"are torch.float64: x.to\(torch.float64\) fits"),
+    "integers": (mlp, REAL_NUMBERS.long(), r"of torch.int64, .*x.float\(\) fits"),
+    "double argument": (lambda: Around(mlp(), lambda a: a), {"a": REAL_NUMBERS.double()}, r"x.float\(\) fits"),
+    "one image": (images, torch.ones(1, 4, 4), r"takes? .*\(1, 4, 4\); a single example x is a batch as x\[None\]"),
+    "one vector of classes": (mlp, REAL_NUMBERS[0], r"a single example x is a batch as x\[None\]"),
+    "other width": (
+        lambda: nn.Sequential(nn.Linear(3, 4), mlp()),
+        REAL_NUMBERS,
+        r"the model does not take a tensor of shape \(5, 4\) \(mat1",
+    ),
+}
+
+
+@cases("row", UNFIT)
+def test_what_makes_inputs_fit_is_said(row):
+    build, x, message = row
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with pytest.raises(ValueError, match=message):
+            predict(build(), x, 2)
+    finally:
+        torch.set_default_dtype(previous)
+
+
+def test_one_vector_without_batch_is_not_taken_for_as_many_examples_as_it_has_outputs():
+    with pytest.raises(
+        ValueError, match=r"must count examples, got .*\(4,\); a single example x is a batch as x\[None\]"
+    ):
+        predict(layer(2), X[0], 3, Gaussian(1.0))
+    numbers = Around(layer(2), lambda x: x[..., None].expand(*x.shape, 4))  # here it is examples of one number each
+    assert predict(numbers, X[0], 3, Gaussian(1.0)).mean.shape == (4, 2)
+
+
+def spoiled(row, value=math.nan):
+    x = X.clone()
+    x[row, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(("value", "row"), [(math.nan, 2), (math.inf, 0), (-math.inf, 6)])
+def test_inputs_that_are_not_finite_are_refused_with_their_rows(value, row):
+    model = randomise(mlp())
+    for x in (spoiled(row, value), (spoiled(row, value),), DataLoader(TensorDataset(spoiled(row, value), Y), 7)):
+        with pytest.raises(ValueError, match=rf"x, .*\(7, 4\), has NaN or infinite entries at row {row}, and so has"):
+            predict(model, x, 2)
+    model = Around(model, lambda a, b: a + b)
+    with pytest.raises(ValueError, match=rf"x\['b'\], .* at row {row}" if value != value else "x"):
+        predict(model, {"a": X, "b": spoiled(row)} if value != value else (spoiled(row), X), 2)
+
+
+def test_a_later_batch_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="at row 1, and so has the prediction"):
+        predict(randomise(mlp()), DataLoader(TensorDataset(spoiled(4)), 3), 2)
+
+
+def test_a_model_that_takes_missing_values_or_infinite_masks_predicts():
+    filling = Around(layer(3), torch.nan_to_num)
+    assert predict(filling, spoiled(2), 3).mean.isfinite().all()
+    masked = Around(layer(3), lambda x, mask: x * mask.softmax(-1))
+    mask = torch.zeros(7, 4)
+    mask[3] = -math.inf  # NaN in row 3, as attention to nothing is
+    assert predict(masked, (X, mask), 3).mean.isnan().any(1).tolist() == [row == 3 for row in range(7)]
+
+
 @pytest.mark.parametrize("loader", [False, True])
 def test_a_model_without_posterior_is_said_once_with_what_helps(loader):
     x = DataLoader(TensorDataset(X), 3) if loader else X
@@ -593,6 +668,25 @@ def test_chunks_bound_what_is_drawn_at_a_time():
     model = Counting(randomise(mlp()))
     predict(model, X, 10, chunk_size=4)
     assert model.calls == 1 + 3
+
+
+def test_by_default_the_numbers_of_a_chunk_are_bounded(monkeypatch):
+    """A draw holds 7·4 inputs, 7·6 and 7·3 outputs of layers, and the 7·3 outputs: 112 numbers."""
+    model = Counting(randomise(mnvi.Sequential(MNLinear(4, 6), nn.ReLU(), MNLinear(6, 3))))
+    sizes = []
+    monkeypatch.setattr(Progress, "advance", lambda self, count: sizes.append(count))
+    monkeypatch.setattr(mnvi._draws, "NUMBERS", 4 * 112 + 111)
+    assert predict(model, X, 10).draws.shape == (10, 7, 3)
+    assert sizes == [4, 4, 2]
+    monkeypatch.setattr(mnvi._draws, "NUMBERS", 1)
+    predict(model, X, 2)
+    assert sizes == [4, 4, 2, 1, 1]  # at least one at a time
+
+
+def test_a_small_prediction_is_one_chunk():
+    model = Counting(randomise(mlp()))
+    predict(model, X, 1000)
+    assert model.calls == 1 + 1
 
 
 @pytest.mark.parametrize("wrapper", [Counting, Branching])

@@ -1,6 +1,9 @@
 """Tables of numbers with a column to predict, from files as people have them."""
 
+import csv
 import os
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,8 @@ def read(path: str | None, target: str | None) -> pd.DataFrame:
             missing scikit-learn's diabetes patients.
 
     Raises:
-        ValueError: it is no such file, has no such column, or a column or row is not of finite numbers; names it.
+        ValueError: it is no such file, has no such column, or a column or row is not of finite numbers; names it and
+            what to do.
         OSError: there is no file.
     """
     table = _loaded(path)
@@ -33,19 +37,22 @@ def read(path: str | None, target: str | None) -> pd.DataFrame:
 
 def checked(table: pd.DataFrame) -> pd.DataFrame:
     """The table itself; ValueError where nothing can be learnt from it."""
+    if table.shape[1] < 2 or len(table) < LEAST:
+        advice = "; commas, semicolons or tabs separate columns" if table.shape[1] < 2 else ""
+        raise ValueError(f"a table needs {LEAST} rows and 2 columns, got {len(table)} and {table.shape[1]}{advice}")
     kinds = pd.api.types
     if text := [
         name for name in table if not kinds.is_numeric_dtype(table[name]) or kinds.is_complex_dtype(table[name])
     ]:
-        raise ValueError(f"all columns must hold numbers; these do not: {', '.join(map(str, text))}")
+        raise ValueError(
+            f"all columns must hold numbers; these do not: {', '.join(map(str, text))}; {_advice(table[text[0]])}"
+        )
     infinite = ~np.isfinite(table.to_numpy(float))
     if bad := [str(row) for row in np.flatnonzero(infinite.any(1))]:
         columns = ", ".join(np.array(table.columns)[infinite.any(0)])
         which = ", ".join(bad[:10]) + ", …" * (len(bad) > 10)
         more = "counted from 0; fill them in or drop them"
         raise ValueError(f"{len(bad)} of the rows lack a finite number, in {columns}: {which}, {more}")
-    if table.shape[1] < 2 or len(table) < LEAST:
-        raise ValueError(f"a table needs {LEAST} rows and 2 columns, got {len(table)} and {table.shape[1]}")
     if table.iloc[:, -1].nunique() == 1:
         raise ValueError(f"the target, {table.columns[-1]}, is constant: there is nothing to learn of it")
     return table
@@ -66,12 +73,41 @@ def _loaded(path: str | None) -> pd.DataFrame:
         if x.ndim != 2 or y.shape not in ((len(x),), (len(x), 1)):
             raise ValueError(f"{path} must hold x (n, d) and y (n,); got the shapes {x.shape} and {y.shape}")
         return pd.DataFrame(np.column_stack([x, y]), columns=[*map(str, range(x.shape[1])), "y"])
-    with open(path) as text:
-        first = text.readline()
-    table = pd.read_csv(path, sep=max(",;\t", key=first.count))
-    if all(_is_number(name) for name in table.columns):
-        raise ValueError(f"the first line of {path} must have the names of the columns, not numbers")
+    return _text(path)
+
+
+def _text(path: str) -> pd.DataFrame:
+    """The table in a text file whose first line has the names."""
+    try:
+        with open(path, encoding="utf-8-sig") as text:
+            first = text.readline()
+        separator = max(",;\t", key=first.count)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, sep=separator, index_col=False)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8; save a spreadsheet as CSV in UTF-8") from error
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{path} is empty; it must have a line of names and rows of numbers") from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        raise ValueError(f"the rows of {path} must have as many columns as its first line ({error})") from error
+    names = next(csv.reader([first], delimiter=separator))
+    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    values = [name for name, numbers in zip(names, numeric, strict=False) if numbers]
+    if values and all(_is_number(name) for name in values):
+        raise ValueError(f"the first line of {path} must have the names of the columns, not numbers; write it above")
     return table
+
+
+def _advice(column: pd.Series) -> str:
+    """What makes numbers of a column of text."""
+    values = column.tolist()
+    row = next((k for k, value in enumerate(values) if not _is_number(value)), 0)
+    value = str(values[row])
+    came = f"{column.name} has {value!r} in row {row}, counted from 0"
+    if re.fullmatch(r"\s*[+-]?\d+,\d+\s*", value):
+        return f"{came}: write decimal points, not commas"
+    return f"{came}: leave the column out, or make a column of 0 and 1 of each class, as pandas.get_dummies does"
 
 
 def _is_number(name: object) -> bool:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._misfits import shape_advice
+from .._checks import positive_float
+from ._minimum import minimum
+from ._misfits import all_of, rows, shape_advice
 from .prediction import Prediction
 
 Draws = Tensor | tuple[Tensor, ...]
@@ -86,23 +88,34 @@ class Likelihood(nn.Module, ABC):
         Args:
             outputs: as for :meth:`log_prob`, of held-out examples.
             target: their targets.
-            spread: standard deviation of log c beforehand.
+            spread: standard deviation of log c beforehand, finite and positive.
 
         Returns:
             c, from 1/8 to 8.
 
         Raises:
             TypeError: there is nothing to widen.
+            ValueError: an output is NaN, or ``target`` does not fit or has probability 0 whatever c is.
         """
+        positive_float("spread", spread)
         draws = self.read_draws(outputs)
         copy.deepcopy(self).widen_(1.0)
+        _refuse_nan(draws)
 
-        def loss(log_factor: float) -> float:
+        def log_prob(log_factor: float) -> Tensor:
             wider = copy.deepcopy(self)
             wider.widen_(math.exp(log_factor))
-            return 0.5 * (log_factor / spread) ** 2 - wider.log_prob(draws, target).double().sum().item()
+            return wider.log_prob(draws, target).double()
 
-        factor = math.exp(minimum(loss, -math.log(8), math.log(8)))
+        def loss(log_factor: float) -> float:
+            return 0.5 * (log_factor / spread) ** 2 - log_prob(log_factor).sum().item()
+
+        best = minimum(loss, -math.log(8), math.log(8))
+        if not math.isfinite(loss(best)):
+            raise ValueError(
+                f"target has no finite density, whatever the factor, at {rows(~log_prob(best).isfinite())}"
+            )
+        factor = math.exp(best)
         self.widen_(factor)
         return factor
 
@@ -179,23 +192,6 @@ class Likelihood(nn.Module, ABC):
         return type(self).__name__
 
 
-def minimum(function: Callable[[float], float], low: float, high: float, tolerance: float = 1e-3) -> float:
-    """Where a function of one number with one minimum between ``low`` and ``high`` has it, by golden sections."""
-    ratio = (math.sqrt(5) - 1) / 2
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = function(left), function(right)
-    while high - low > tolerance:
-        if at_left <= at_right:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = function(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = function(right)
-    return (low + high) / 2
-
-
 def over(function: Callable[..., Tensor], *draws: Draws) -> Draws:
     """``function`` of tensors, or of the tensors of tuples one by one."""
     if isinstance(draws[0], Tensor):
@@ -211,6 +207,13 @@ def first(draws: Draws) -> Tensor:
 def per_example(log_density: Tensor) -> Tensor:
     """Σ over the entries of an example: (S, N, …) to (S, N)."""
     return log_density.flatten(2).sum(-1) if log_density.dim() > 2 else log_density
+
+
+def _refuse_nan(draws: Draws) -> None:
+    """Raise ValueError for outputs that are NaN, with the examples."""
+    for each in draws if isinstance(draws, tuple) else (draws,):
+        if not all_of(~each.isnan()):
+            raise ValueError(f"outputs must be numbers, got NaN at {rows(each.isnan().any(0))}")
 
 
 def described(value: Any) -> str:

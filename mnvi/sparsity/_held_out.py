@@ -1,5 +1,6 @@
 """Held-out examples, kept in memory, and what a model with other weights loses on them."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, Dataset
 
+from .._data_checks import check_examples
+from .._first_call import first_call, refuse_nan
 from .._inputs import Inputs
-from ..likelihoods.base import Likelihood, described, over
+from ..likelihoods.base import Likelihood, described, first, over
 from ._measures import loss_of
 
 BATCH = 500  # examples in one call of the model, of tensors and of a Dataset
@@ -37,6 +40,9 @@ class HeldOut:
         self.count = sum(len(inputs.target) for inputs in self.batches)  # type: ignore[arg-type]
         if not self.count:
             raise ValueError("data has no examples; pruning needs some that the training has not seen")
+        output = first_call(model, self.batches[0])
+        if not isinstance(data, (DataLoader, Dataset)):
+            _check_tensors(data[0], data[1], likelihood, output)
 
     @torch.no_grad()
     def losses(self, weights: Mapping[str, Tensor], limit: float = math.inf) -> Tensor:
@@ -48,12 +54,22 @@ class HeldOut:
         for inputs in self.batches:
             output = functional_call(self.model, dict(weights), inputs.positional, inputs.named)
             draws: Any = over(lambda each: each.unsqueeze(0), self.likelihood.read(output))
+            if not weights:
+                refuse_nan(first(draws)[0], inputs)
             found.append(loss_of(self.measure, self.likelihood, draws, inputs.target).cpu().double())  # type: ignore[arg-type]
             self.advance(1)
             total += found[-1].sum().item()
             if self.likelihood.discrete and total > limit * self.count:
                 break
         return torch.cat(found)
+
+
+def _check_tensors(x: Tensor, y: Tensor, likelihood: Likelihood, output: Any) -> None:
+    """Raise for examples that are not finite, or have targets that do not fit, with their rows among all."""
+    try:
+        check_examples(x, y, copy.deepcopy(likelihood).to(y.device), output=output, least=1)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"data: {error}") from error
 
 
 def batches_of(data: Any) -> Iterator[Inputs]:
@@ -73,7 +89,8 @@ def batches_of(data: Any) -> Iterator[Inputs]:
         )
     x, y = data
     if not x.dim() or not y.dim() or len(x) != len(y):
-        raise ValueError(f"data must be as many targets as inputs, got {described(x)} and {described(y)}")
+        advice = "; a single example is a batch as (x[None], y[None])" if not y.dim() else ""
+        raise ValueError(f"data must be as many targets as inputs, got {described(x)} and {described(y)}{advice}")
     return (Inputs.of(*batch) for batch in zip(x.split(BATCH), y.split(BATCH), strict=True) if len(batch[0]))
 
 

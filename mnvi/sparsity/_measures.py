@@ -36,18 +36,21 @@ def measure_of(measure: str | None, likelihood: Likelihood) -> str:
 
 
 def loss_of(measure: str, likelihood: Likelihood, draws: Draws, target: Tensor) -> Tensor:
-    """The loss of every example, (N,), of one draw of outputs, (1, N, …): a percentage, or nats."""
+    """The loss of every example, (N,), of one draw of outputs, (1, N, …): a percentage, or nats; NaN of NaN."""
     if measure == "nll":
         return -likelihood.log_prob(draws, target)
     likelihood.check_target(draws, target)
-    right, seen = _hits(likelihood, first(draws)[0], target)
-    return 100 * (seen & ~right).sum(1) / seen.sum(1).clamp_min(1)
+    wrong, seen = _misses(likelihood, first(draws)[0], target)
+    return 100 * torch.where(seen, wrong, 0).sum(1) / seen.sum(1).clamp_min(1)
 
 
-def _hits(likelihood: Likelihood, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the most probable class is right, and where there is a target, bool (N, entries)."""
+def _misses(likelihood: Likelihood, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """1 where the most probable class is wrong, NaN where there is none, and where there is a target; (N, entries)."""
     if isinstance(likelihood, likelihoods.Categorical):
-        right, seen = output.argmax(likelihood.dim) == target, target != likelihood.ignore_index
+        wrong, seen = output.argmax(likelihood.dim) != target, target != likelihood.ignore_index
+        unknown = output.isnan().any(likelihood.dim)
     else:
-        right, seen = (output > 0) == (target != 0), torch.ones_like(target, dtype=torch.bool)
-    return right.reshape(len(target), -1), seen.reshape(len(target), -1)
+        wrong, seen = (output > 0) != (target != 0), torch.ones_like(target, dtype=torch.bool)
+        unknown = output.isnan()
+    wrong = wrong.to(output.dtype).masked_fill(unknown, torch.nan)
+    return wrong.reshape(len(target), -1), seen.reshape(len(target), -1)

@@ -53,7 +53,8 @@ def find_thresholds(
         score, skip: as for :func:`prune`.
 
     Raises:
-        ValueError, TypeError: an argument, the model or the data do not fit, or the measure is not finite.
+        ValueError, TypeError: an argument, the model or the data do not fit, the examples are not finite (with their
+            rows), or the measure is not.
 
     Source: the one-standard-error rule is from Breiman, Friedman, Olshen, Stone, 'Classification and Regression Trees'
     (1984), section 3.4.3, DOI 10.1201/9781315139470.

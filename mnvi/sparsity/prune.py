@@ -16,6 +16,8 @@ from .find_thresholds import find_thresholds
 from .scores import signal_to_noise
 from .thresholds import Thresholds
 
+FEW = 50  # held-out examples below which their standard error is no guide
+
 
 @torch.no_grad()
 def prune(
@@ -48,7 +50,8 @@ def prune(
         fraction: drop this share, 0 ≤ f < 1, of all weights (or rows, or columns) of all layers that are not skipped,
             the ⌊f·count⌋ lowest scores; what is pruned already counts as lowest.
         data: drop what :func:`find_thresholds` finds on these examples, which the training has not seen: a pair (x, y)
-            of tensors, a Dataset or a DataLoader. A warning tells where that is nothing, or leaves nothing of a layer.
+            of tensors, a Dataset or a DataLoader. A warning tells where that is nothing, or leaves nothing of a layer,
+            or where the examples are fewer than 50 and their standard error is to decide.
             Until the search ends, the model is as it was, so that an interrupt leaves it unpruned. Give one of
             ``threshold``, ``fraction`` and ``data``.
         loss: with ``data``, by how much the error may rise there, in percentage points; or the NLL, in nats per
@@ -79,6 +82,8 @@ def prune(
         options: Any = {"likelihood": likelihood, "groups": groups, "score": score, "skip": skip}
         threshold = find_thresholds(model, data, loss=loss, measure=measure, **options)
         _warn(threshold)
+        if loss is None and threshold.examples < FEW:
+            _warn_of_few(threshold.examples)
     elif loss is not None or measure is not None or likelihood != "categorical":
         raise ValueError("loss, measure and likelihood belong to data, which was not given")
     if isinstance(threshold, Thresholds):
@@ -130,6 +135,14 @@ def _warn(found: Thresholds) -> None:
     else:
         return
     warnings.warn(message, stacklevel=4)
+
+
+def _warn_of_few(count: int) -> None:
+    warnings.warn(
+        f"{count} held-out examples are few to choose by: their standard error says little, and what costs less than "
+        f"{100 / count:.2g} points of error does not show in them; give more, or loss=",
+        stacklevel=4,
+    )
 
 
 def _lowest(cuts: list[Cut], kinds: Sequence[str], fraction: Any) -> list[tuple[Cut, Tensor]]:

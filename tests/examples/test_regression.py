@@ -108,6 +108,52 @@ def test_what_is_wrong_with_a_table_is_said(tmp_path, table, change, target, mes
         tables.read(str(path), target)
 
 
+NUMBERS = "\n".join(f"{k}.5,{-k},{k * k % 7}" for k in range(60))
+TEXTS = {  # a file, what is said of it
+    "nothing": ("", "table.csv is empty; it must have a line of names and rows of numbers"),
+    "names alone": ("a,b,price\n", r"a table needs 50 rows and 2 columns, got 0 and 3$"),
+    "spaces": ("a b price\n" + NUMBERS.replace(",", " "), "got 60 and 1; commas, semicolons or tabs separate columns"),
+    "no names": (NUMBERS, "first line .* must have the names of the columns, not numbers; write it above"),
+    "no names, one number twice": (NUMBERS.replace("0.5,0,0", "0.5,0.5,0.5"), "must have the names"),
+    "no names, with classes": ("\n".join(f"red,{row}" for row in NUMBERS.split("\n")), "must have the names"),
+    "decimal commas": (
+        "a;b;price\n" + NUMBERS.replace(",", ";").replace(".", ","),
+        r"these do not: a; a has '0,5' in row 0, counted from 0: write decimal points, not commas",
+    ),
+    "a class": (
+        "a,b,color\n" + NUMBERS.replace(",0\n", ",red\n"),
+        r"these do not: color; color has 'red' in row 0, .*: leave the column out, or make .* pandas.get_dummies",
+    ),
+    "a mark in a row": ("a,b,price\n" + NUMBERS.replace("5.5,-5", "?,-5"), r"a has '\?' in row 5, counted from 0"),
+    "a column without a name": ("a,b\n" + NUMBERS, r"as many columns as its first line"),
+    "more columns in a row": ("a,b,price\n" + NUMBERS + "\n1,2,3,4", r"as many columns as its first line \(.*line 62"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), TEXTS.values(), ids=list(TEXTS))
+def test_what_is_wrong_with_a_file_is_said_with_what_helps(tmp_path, text, message):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        tables.read(str(path), None)
+
+
+def test_a_spreadsheet_is_no_table_of_text(tmp_path):
+    path = tmp_path / "table.xlsx"
+    path.write_bytes(b"PK\x03\x04\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"table\.xlsx is no text in UTF-8; save a spreadsheet as CSV"):
+        tables.read(str(path), None)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+def test_separators_and_the_mark_of_excel(tmp_path, separator):
+    path = tmp_path / "table.csv"
+    path.write_text("\ufeff" + "a,2020,price\n".replace(",", separator) + NUMBERS.replace(",", separator))
+    found = tables.read(str(path), "a")
+    assert list(found.columns) == ["2020", "price", "a"]
+    assert found.iloc[3].tolist() == [-3, 2, 3.5]
+
+
 def test_tables_of_numpy(tmp_path, table):
     x, y = table[["a", "b"]].to_numpy(), table.price.to_numpy()
     for target in (y, y[:, None]):

@@ -3,9 +3,12 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, logsumexp
 
 from mnvi.likelihoods import (
     Bernoulli,
@@ -16,7 +19,7 @@ from mnvi.likelihoods import (
     Standardized,
     StudentT,
 )
-from mnvi.likelihoods.base import minimum
+from mnvi.likelihoods._minimum import minimum
 from tests.cases import cases
 
 MANY = 20_000
@@ -72,6 +75,78 @@ def test_several_draws_are_one_mixture():
     assert single == pytest.approx((9 / 2) ** 0.5, rel=1e-2)
 
 
+DRAWS, EXAMPLES = 5, 40
+RNG = np.random.default_rng(8)
+LOCATIONS = 2 * RNG.standard_normal((DRAWS, EXAMPLES, 3))
+REALS = LOCATIONS[RNG.integers(DRAWS, size=EXAMPLES), np.arange(EXAMPLES)] + 0.5 * RNG.standard_normal((EXAMPLES, 3))
+LABELS = RNG.integers(3, size=EXAMPLES)
+MIXTURES = {  # likelihood, targets, log p(target | draw) by scipy for a factor, (draws, examples)
+    "gaussian": (Gaussian(), REALS, lambda c: stats.norm.logpdf(REALS, LOCATIONS, c).sum(-1)),
+    "student t": (StudentT(3.0), REALS, lambda c: stats.t.logpdf(REALS, 3, LOCATIONS, c).sum(-1)),
+    "categorical": (Categorical(), LABELS, lambda c: log_softmax(LOCATIONS / c, -1)[:, np.arange(EXAMPLES), LABELS]),
+}
+
+
+@cases("row", MIXTURES)
+def test_the_mixture_of_several_draws_is_that_of_scipy(row):
+    likelihood, target, densities = row
+
+    def least(log_density):
+        def loss(u):
+            return 0.5 * (u / 0.7) ** 2 - log_density(densities(math.exp(u))).sum()
+
+        return minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded", options={"xatol": 1e-6}).x
+
+    expected, wrong = least(lambda each: logsumexp(each, 0)), least(lambda each: each.mean(0))
+    assert abs(expected - wrong) > 0.1  # the mean of the draws' own log densities has another minimum
+    found = copy.deepcopy(likelihood).calibrate_(torch.tensor(LOCATIONS), torch.tensor(target), spread=0.7)
+    assert math.log(found) == pytest.approx(expected, abs=2e-3)
+
+
+def test_of_two_minima_the_lower_one_is_found():
+    """One draw of ten is 0.15 off and the others 3: narrow noise is most probable, and wide noise nearly."""
+    draws = torch.full((10, 1, 1), 3.0, dtype=torch.float64)
+    draws[0] = 0.15
+    found = Gaussian().calibrate_(draws, torch.zeros(1, 1), spread=100.0)
+    assert found == pytest.approx(0.15, rel=2e-3)  # where one normal density at 0.15 is largest
+
+
+def with_nan(tensor, *where):
+    spoiled = tensor.clone()
+    spoiled[where] = torch.nan
+    return spoiled
+
+
+CERTAIN = torch.tensor([[[0.0, 1.0], [0.0, -torch.inf], [1.0, 0.0]]])  # class 1 is impossible in row 1
+WRONG = {  # likelihood, outputs, targets, spread, error, message
+    "impossible label": (Categorical(), CERTAIN, torch.tensor([0, 1, 0]), 0.3, ValueError, "no finite density.* row 1"),
+    "infinite output": (Gaussian(), torch.full((2, 3), torch.inf), torch.ones(3), 0.3, ValueError, "rows 0, 1, 2"),
+    "NaN output": (Gaussian(), with_nan(outputs(5), 0, 3), torch.ones(5), 0.3, ValueError, "got NaN at row 3"),
+    "NaN logit": (Categorical(), with_nan(CERTAIN, 0, 2, 1), torch.tensor([0, 0, 1]), 0.3, ValueError, "NaN at row 2"),
+    "NaN log-scale": (
+        HeteroscedasticGaussian(),
+        with_nan(outputs(5, 2), 0, 4, 1),
+        torch.ones(5, 1),
+        0.3,
+        ValueError,
+        "row 4",
+    ),
+    "NaN target": (Gaussian(), outputs(5), with_nan(torch.ones(5), 2), 0.3, ValueError, "finite, got nan at row 2"),
+    "spread 0": (Gaussian(), outputs(5), torch.ones(5), 0.0, ValueError, "spread must be finite and positive, got 0"),
+    "spread NaN": (Gaussian(), outputs(5), torch.ones(5), math.nan, ValueError, "spread must be finite"),
+    "spread of text": (Gaussian(), outputs(5), torch.ones(5), "0.3", TypeError, "spread must be a number"),
+}
+
+
+@cases("row", WRONG)
+def test_what_nothing_can_be_learnt_from_changes_nothing(row):
+    likelihood, made, target, spread, error, message = row
+    before = copy.deepcopy(likelihood.state_dict())
+    with pytest.raises(error, match=message):
+        likelihood.calibrate_(made, target, spread)
+    assert all(torch.equal(value, before[name]) for name, value in likelihood.state_dict().items())
+
+
 def test_few_examples_without_an_error_change_little():
     likelihood = Categorical()
     logits = torch.tensor([[[3.0, 0.0], [0.0, 3.0], [3.0, 0.0]]])
@@ -94,15 +169,18 @@ FUNCTIONS = {
     "kink": lambda x: abs(x + 1.2),
     "skewed": lambda x: math.exp(x) - 2 * x,
     "left end": lambda x: x,
+    "infinite but for a part": lambda x: (x - 1.3) ** 2 if 1 < x < 1.7 else math.inf,
+    "NaN but for a part": lambda x: (x - 1.3) ** 2 if 1 < x < 1.7 else math.nan,
     "right end": lambda x: -x,
 }
 
 
 @cases("function", FUNCTIONS)
-def test_the_minimum_is_that_of_scipy(function):
-    expected = minimize_scalar(function, bounds=(-2, 2), method="bounded", options={"xatol": 1e-6}).x
+def test_the_minimum_is_that_of_scipy(function, request):
+    bounds = (1.0, 1.7) if "part" in request.node.callspec.id else (-2.0, 2.0)
+    expected = minimize_scalar(function, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x
     calls = []
     found = minimum(lambda x: calls.append(x) or function(x), -2, 2, 1e-4)
     assert found == pytest.approx(expected, abs=1.1e-4)
-    assert len(calls) < 30  # log(4/1e-4) / log(1.618), and two at the start
+    assert len(calls) < 40  # a grid of 17, then log(0.5/1e-4) / log(1.618), and two at the start
     assert all(-2 <= each <= 2 for each in calls)

@@ -311,7 +311,20 @@ def test_a_layer_of_which_nothing_is_left_is_named():
     assert error(model, x, constant) <= error(classifier()[0], x, constant) + 1.0
 
 
+def test_few_examples_are_said_where_their_standard_error_decides(recwarn):
+    model, x, y = classifier()
+    prune(model, data=(x[:49], y[:49]), loss=1.0)
+    prune(model, data=(x[:50], y[:50]))
+    assert not recwarn.list
+    model, x, y = classifier()
+    with pytest.warns(UserWarning, match="20 held-out examples are few .* less than 5 points of error") as caught:
+        prune(model, data=(x[:20], y[:20]))
+    assert [each.filename for each in caught] == [__file__]
+
+
 X, Y = torch.randn(8, 6), torch.randint(4, (8,))
+REPEATED_X, REPEATED_Y, WRONG_LABEL = X.repeat(75, 1), Y.repeat(75), Y.repeat(75)
+REPEATED_X[517, 2], WRONG_LABEL[599] = math.nan, 10
 BAD = {
     "negative": ({"loss": -0.1}, ValueError, "loss must be finite, at least 0, got -0.1"),
     "nan": ({"loss": math.nan}, ValueError, "loss must be finite"),
@@ -333,7 +346,18 @@ BAD = {
     "no targets": ({"data": DataLoader(X, 4)}, ValueError, r"must be \[x, target\]"),
     "labels": ({"data": (X, Y + 10)}, ValueError, "the model returns 4 classes, 0..3"),
     "shape": ({"data": (X, Y[:, None])}, ValueError, "takes a target"),
-    "inputs": ({"data": (X * math.nan, Y), "measure": "nll"}, ValueError, "mean nll on the held-out examples is nan"),
+    "NaN": ({"data": (X * math.nan, Y)}, ValueError, r"data: x has NaN or infinite entries at rows 0, 1, 2 and 5 more"),
+    "one NaN": ({"data": (REPEATED_X, REPEATED_Y)}, ValueError, r"data: x has NaN .* at row 517 \(1 of 600 examples\)"),
+    "NaN in a loader": (
+        {"data": DataLoader(TensorDataset(REPEATED_X, REPEATED_Y), 100)},
+        ValueError,
+        "x, .* has NaN or infinite entries at row 17, and so has the prediction",
+    ),
+    "label": ({"data": (X.repeat(75, 1), WRONG_LABEL)}, ValueError, "data: target has label 10 at row 599"),
+    "integers": ({"data": (X.round().long(), Y)}, ValueError, r"of torch.int64, .* torch.float32: x.float\(\) fits"),
+    "double": ({"data": (X.double(), Y)}, ValueError, r"of torch.float64, .* torch.float32: x.float\(\) fits"),
+    "double in a loader": ({"data": DataLoader(TensorDataset(X.double(), Y))}, ValueError, r"x.float\(\) fits"),
+    "one example": ({"data": (X[0], Y[0])}, ValueError, r"a single example is a batch as \(x\[None\], y\[None\]\)"),
     "features": ({"data": (X[:, :5], Y)}, Exception, "5"),
     "threshold": ({"threshold": 0.5}, ValueError, "either threshold or fraction or data, got threshold=0.5"),
     "fraction": ({"fraction": 0.5}, ValueError, "either threshold or fraction or data"),
@@ -351,6 +375,15 @@ def test_errors_leave_the_model_unchanged(options, error, message):
         prune(model, **{"data": (X, Y), **options})
     assert_unpruned(model, before)
     assert model.training
+
+
+@pytest.mark.parametrize("measure", ["error", "nll"])
+def test_a_model_that_returns_nan_has_no_error_to_compare(measure):
+    model, x, y = classifier()
+    with torch.no_grad():
+        model[4].bias[1] = math.nan
+    with pytest.raises(ValueError, match=f"the model's mean {measure} on the held-out examples is nan"):
+        find_thresholds(model, (x, y), measure=measure)
 
 
 def test_other_errors():

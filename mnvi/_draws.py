@@ -1,0 +1,121 @@
+"""Draws of a model's output over its posterior: batched by vmap, as many at a time as memory allows."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._first_call import first_call, refuse_nan, refuse_one_example
+from ._inputs import Inputs
+from .layers import bayesian_layers
+from .likelihoods import Likelihood
+from .likelihoods.base import Draws, first, over
+from .module import sampling
+
+NUMBERS = 2**26  # that the draws of one chunk may hold at a time, about: 256 MiB in float32
+
+
+class Sampler:
+    """Draws of the model's output, as far as the likelihood reads it; refuses what does not fit before the first.
+
+    Args:
+        model: in eval mode.
+        likelihood: reads its output.
+        num_samples: S.
+        chunk_size: how many run at a time; ``None``: as many as hold 2²⁶ numbers in the inputs, the layers' draws and
+            the output of the first batch.
+        advance: ``advance(count)`` is called after every ``count`` draws.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        likelihood: Likelihood,
+        num_samples: int,
+        chunk_size: int | None,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.model, self.likelihood, self.advance = model, likelihood, advance
+        self.num_samples, self.chunk_size = num_samples, chunk_size
+        self.checked, self.batched = False, True
+
+    def draw(self, inputs: Inputs) -> Draws:
+        """Outputs stacked over the draws, (S, N, …)."""
+
+        def output(_: Any = None) -> Draws:  # takes what vmap runs over
+            # Detached, as a model may switch gradients on inside, for a derivative of its own.
+            return over(Tensor.detach, self.likelihood.read(inputs.call(self.model)))
+
+        if not self.checked:
+            self._look(inputs)
+        assert self.chunk_size is not None
+        starts = range(0, self.num_samples, self.chunk_size)
+        with sampling(self.model):
+            chunks = [self._chunk(output, min(self.chunk_size, self.num_samples - start)) for start in starts]
+        return over(lambda *each: torch.cat(each), *chunks) if len(chunks) > 1 else chunks[0]
+
+    def _look(self, inputs: Inputs) -> None:
+        """One call with the mean weights: whether it fits, and how much a draw will hold."""
+        with _counting(self.model) as counted:
+            found = self.likelihood.read(first_call(self.model, inputs))
+        mean = over(lambda each: each.detach().unsqueeze(0), found)
+        count = first(mean).shape[1]
+        if not count:
+            raise ValueError("x has no examples")
+        refuse_one_example(self.model, inputs, count)
+        refuse_nan(self.likelihood.to(first(mean).device).summary(mean)[0], inputs)
+        if self.chunk_size is None:
+            numbers = sum(counted) + sum(each.numel() for each in (*inputs.tensors(), first(mean)))
+            self.chunk_size = max(1, min(self.num_samples, NUMBERS // max(1, numbers)))
+        self.checked = True
+
+    def _chunk(self, output: Callable[..., Draws], size: int) -> Draws:
+        if self.batched:
+            try:
+                with _keeping_tensors(self.model):
+                    draws = torch.func.vmap(output, randomness="different")(torch.empty(size))
+                self.advance(size)
+                return draws
+            except Exception:  # it worked for the mean, so it is vmap that cannot follow, say, a branch on data
+                self.batched = False
+        draws = []
+        for _ in range(size):
+            draws.append(output())
+            self.advance(1)
+        return over(lambda *each: torch.stack(each), *draws)
+
+
+@contextmanager
+def _counting(model: nn.Module) -> Iterator[list[int]]:
+    """Inside, the list grows by how many numbers each Bayesian layer that is called draws, of outputs or weights."""
+    counted: list[int] = []
+
+    def count(layer: Any, _: Any, output: Any) -> None:
+        weights = layer.weight.numel() if getattr(layer, "estimator", "") == "weight" else 0
+        counted.append(weights + (output.numel() if isinstance(output, Tensor) else 0))
+
+    handles = [layer.register_forward_hook(count) for _, layer in bayesian_layers(model)]
+    try:
+        yield counted
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _keeping_tensors(model: nn.Module):
+    """Give the modules back the tensors that they had as attributes and buffers: those that vmap leaves are dead."""
+    holders = [holder for module in model.modules() for holder in (vars(module), module._buffers)]
+    before = [dict(holder) for holder in holders]
+    try:
+        yield
+    finally:
+        for holder, had in zip(holders, before, strict=True):
+            changed = [name for name, v in holder.items() if isinstance(v, Tensor) and v is not had.get(name)]
+            for name in changed:
+                if name in had:
+                    holder[name] = had[name]
+                else:
+                    del holder[name]
