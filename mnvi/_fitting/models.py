@@ -139,7 +139,8 @@ def _plain(value: Any) -> str | None:
         parts = [_plain(each) for each in value]
         return None if not parts or None in parts else f"({', '.join(map(str, parts))})"
     if isinstance(value, partial):
-        return f"partial({_plain(value.func)}, {_plain(value.args)}, {sorted(str(_plain(each)) for each in value.keywords.items())})"
+        named = sorted(str(_plain(each)) for each in value.keywords.items())
+        return f"partial({_plain(value.func)}, {_plain(value.args)}, {named})"
     if isinstance(value, FunctionType):
         return _function(value)
     return getattr(value, "__name__", type(value).__name__) if callable(value) else None
