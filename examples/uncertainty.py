@@ -56,7 +56,7 @@ def main(settings: Settings) -> dict[str, dict[str, float]]:
     probabilities = {name: model.eval()(test_x).detach().softmax(1) for name, model in networks.items()}
     probabilities[f"{settings.draws} draws"] = prediction.mean
     unsure = torch.as_tensor(prediction.mutual_information).argsort(descending=True)[:16]
-    figure(Path(settings.out), test_x[unsure], test_y[unsure], prediction.mean[unsure].argmax(1))
+    figure(Path(settings.out), test_x[unsure], test_y[unsure], prediction.mean[unsure])
     print(f"{'':22} accuracy     NLL  calibration error")
     return {name: describe(name, each, test_y) for name, each in probabilities.items()}
 
@@ -73,13 +73,16 @@ def describe(name: str, p: Tensor, y: Tensor, bins: int = 15) -> dict[str, float
     return row
 
 
-def figure(folder: Path, images: Tensor, labels: Tensor, predicted: Tensor) -> None:
+def figure(folder: Path, images: Tensor, labels: Tensor, p: Tensor) -> None:
+    probability, predicted = p.max(1)
     right = (predicted == labels).sum()
     print(f"of the {len(labels)} images it knows least about {right} are classified right: {folder}/uncertainty.png")
     canvas = Figure(figsize=(9, 3.5), dpi=150, layout="constrained")
     for i, panel in enumerate(canvas.subplots(2, 8).flat):
         panel.imshow(images[i, 0].numpy(), cmap="gray_r")
-        panel.set(title=f"{labels[i]} as {predicted[i]}", xticks=[], yticks=[])
+        title = f"is {labels[i]}, predicted\n{predicted[i]} ({100 * probability[i]:.0f} %)"
+        panel.set_title(title, fontsize=9, color="black" if predicted[i] == labels[i] else "#c23b22")
+        panel.set(xticks=[], yticks=[])
     folder.mkdir(parents=True, exist_ok=True)
     canvas.savefig(folder / "uncertainty.png")
 

@@ -41,6 +41,11 @@ class Sampler:
         self.num_samples, self.chunk_size = num_samples, chunk_size
         self.checked, self.batched = False, True
 
+    def at_home(self, inputs: Inputs) -> Inputs:
+        """The inputs on the model's device."""
+        device = next((each.device for each in (*self.model.parameters(), *self.model.buffers())), None)
+        return inputs if device is None else inputs.to(device)
+
     def draw(self, inputs: Inputs) -> Draws:
         """Outputs stacked over the draws, (S, N, …)."""
 

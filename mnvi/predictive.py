@@ -1,6 +1,7 @@
 """The posterior predictive: predictions averaged over the posterior, with their uncertainty split in two."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -9,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ._checks import instance, positive_int
+from ._checks import positive_int
 from ._draws import Sampler
 from ._first_call import refuse_nan
 from ._inputs import batches
 from ._models.eval_mode import in_eval_mode
 from ._progress import Progress
 from .likelihoods import Gaussian, Likelihood, Prediction
-from .likelihoods.base import Draws, first, over
+from .likelihoods._mixture import Mixture
+from .likelihoods.base import Draws, described, first, over
 from .likelihoods.short_names import SHORT_NAMES, named
 from .module import warn_without_posterior
 
@@ -26,10 +28,10 @@ FIELDS += ("_target_log_prob",)
 
 
 def predict(
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     x: Tensor | tuple | Mapping[str, Any] | DataLoader,
     num_samples: int = 32,
-    likelihood: Likelihood | str = "categorical",
+    likelihood: Likelihood | str | Sequence[Likelihood] = "categorical",
     *,
     noise_scale: float | Tensor | None = None,
     chunk_size: int | None = None,
@@ -37,16 +39,20 @@ def predict(
 ) -> Prediction:
     """The posterior predictive of ``model`` at ``x``, by ``num_samples`` draws in eval mode, without gradients.
 
+    Of several models, an ensemble, it is the mixture of all their draws, ``num_samples`` of each, in equal parts.
+
     Args:
-        model: returns what the likelihood takes, for example logits (N, classes).
+        model: returns what the likelihood takes, for example logits (N, classes). Or a list of such models, which need
+            not be of one architecture.
         x: what the model takes: a tensor, a tuple of its arguments or a dict of its keyword arguments; or a DataLoader,
             whose batches go through the model one by one, on the model's device, and come back to where they lay. Its
             batches are ``x``, ``[x]``, ``[x, target]`` or a dict. ``x`` may itself be a tuple or dict of arguments; a
             target (in a dict what is called ``"labels"``) does not go to the model and is kept in the prediction,
             unless it is no tensor.
-        num_samples: number of draws.
+        num_samples: number of draws, of each model.
         likelihood: an object of :mod:`mnvi.likelihoods`, or the short name of one without parameters:
-            ``"categorical"``, ``"bernoulli"``, ``"gaussian"``, ``"heteroscedastic_gaussian"``, ``"poisson"``.
+            ``"categorical"``, ``"bernoulli"``, ``"gaussian"``, ``"heteroscedastic_gaussian"``, ``"poisson"``. Of
+            several models also a list of one object for each, of one kind, as :func:`mnvi.fit` returns them.
         noise_scale: the scale of ``"gaussian"``, as that of ``Gaussian(scale)``; without it that is 0, the noise-free
             function, whose entropy given the weights is −∞ and whose mutual information is ``None``.
         chunk_size: draw this many at a time, to bound memory; ``None``: as many as hold about 2²⁶ numbers, 256 MiB in
@@ -69,30 +75,85 @@ def predict(
     Example:
         >>> prediction = mnvi.predict(model, x, num_samples=64)
         >>> prediction.mean.argmax(-1), prediction.mutual_information
+        >>> history = mnvi.fit(models, data, "gaussian")  # an ensemble
+        >>> mnvi.predict(models, x, 16, history.likelihood).mean  # of 16 draws of each
         >>> mnvi.predict(model, DataLoader(test_set, 500), 64, likelihood).log_prob().mean()  # test log-likelihood
     """
     positive_int("num_samples", num_samples)
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
-    likelihood = _likelihood(likelihood, noise_scale)
-    instance("model", model, nn.Module)
+    models = _models(model)
+    likelihoods, joint = _likelihoods(likelihood, noise_scale, len(models))
     calls = batches(x)
-    warn_without_posterior(model, "all draws are equal and nothing is said about what the model does not know")
-    device = next((each.device for each in (*model.parameters(), *model.buffers())), None)
+    if len(models) == 1:
+        warn_without_posterior(models[0], "all draws are equal and nothing is said about what the model does not know")
     parts = []
-    with in_eval_mode(model), torch.no_grad(), Progress("predict", _total(x, num_samples)) as progress:
-        sampler = Sampler(model, likelihood, num_samples, chunk_size, progress.advance)
+    with _evaluation(models), Progress("predict", _total(x, num_samples * len(models))) as progress:
+        pairs = zip(models, likelihoods, strict=True)
+        samplers = [Sampler(*each, num_samples, chunk_size, progress.advance) for each in pairs]
         for inputs in calls:
-            home = inputs.device()
-            if isinstance(x, DataLoader) and device is not None:
-                inputs = inputs.to(device)
-            part = _prediction(likelihood, sampler.draw(inputs), inputs.target, keep_draws)
+            loaded = isinstance(x, DataLoader)
+            draws = _joined_draws([each.draw(each.at_home(inputs) if loaded else inputs) for each in samplers], joint)
+            target = None if inputs.target is None else inputs.target.to(first(draws).device)
+            part = _prediction(joint.to(first(draws).device), draws, target, keep_draws)
             refuse_nan(part.mean, inputs)
-            parts.append(_to(part, home) if isinstance(x, DataLoader) else part)
+            parts.append(_to(part, inputs.device()) if loaded else part)
     if not parts:
         raise ValueError("the DataLoader has no batches")
-    snapshot = likelihood.to(first(parts[0].draws).device) if keep_draws else None
+    snapshot = joint.to(first(parts[0].draws).device) if keep_draws else None
     return replace(_joined(parts), likelihood=snapshot)
+
+
+def _models(model: Any) -> list[nn.Module]:
+    """The models that ``model`` stands for, one or several."""
+    models = list(model) if isinstance(model, (list, tuple, nn.ModuleList)) else [model]
+    if not models or not all(isinstance(each, nn.Module) for each in models):
+        kinds = ", ".join(type(each).__name__ for each in models)
+        came = f"a {type(model).__name__} of {kinds or 'nothing'}" if models != [model] else described(model)
+        raise TypeError(f"model must be a torch.nn.Module or a list of them, got {came}")
+    return models
+
+
+def _likelihoods(
+    likelihood: Any, noise_scale: float | Tensor | None, count: int
+) -> tuple[list[Likelihood], Likelihood]:
+    """Copies of the likelihoods of all models, and the one of all their draws."""
+    if not isinstance(likelihood, (list, tuple)) or count == len(likelihood) == 1:
+        [given] = likelihood if isinstance(likelihood, (list, tuple)) else [likelihood]
+        one = _likelihood(given, noise_scale)
+        return [one] * count, one
+    if len(likelihood) != count:
+        raise ValueError(f"as many likelihoods as models are needed, or one; got {len(likelihood)} for {count}")
+    if noise_scale is not None:
+        raise ValueError('noise_scale belongs to the one likelihood "gaussian", got several')
+    mixture = Mixture([_likelihood(each, None) for each in likelihood])
+    return list(mixture.likelihoods), mixture  # type: ignore[arg-type]
+
+
+@contextmanager
+def _evaluation(models: Sequence[nn.Module]):
+    """Inside, all models are in eval mode, and there are no gradients."""
+    with ExitStack() as stack, torch.no_grad():
+        for each in models:
+            stack.enter_context(in_eval_mode(each))
+        yield
+
+
+def _joined_draws(draws: Sequence[Draws], joint: Likelihood) -> Draws:
+    """The draws of all models as one, where the first one's are."""
+    shapes = [", ".join(str(tuple(part.shape[1:])) for part in _parts(each)) for each in draws]
+    for k, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise ValueError(f"the models' outputs must have one shape; model 0 returns {shapes[0]}, model {k} {shape}")
+    home = first(draws[0]).device
+    moved = [over(lambda each: each.to(home), each) for each in draws]
+    if isinstance(joint, Mixture):
+        return joint.joined(moved)
+    return over(lambda *each: torch.cat(each), *moved) if len(moved) > 1 else moved[0]
+
+
+def _parts(draws: Draws) -> tuple[Tensor, ...]:
+    return (draws,) if isinstance(draws, Tensor) else draws
 
 
 def _likelihood(likelihood: Likelihood | str, noise_scale: float | Tensor | None) -> Likelihood:

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from examples.common.scores import by_strength
 
+FEWEST = 5  # images in a bin, below which its accuracy says nothing
+SHARES = (0.01, 0.1, 0.5)  # of the images, in the legend
 PANELS = {"accuracy": "accuracy, %", "nll": "NLL, nats", "ece": "calibration error, %"}
 
 
@@ -30,7 +32,10 @@ def shifts_figure(path: Path, runs: Sequence[dict]) -> None:
 
 
 def reliability_figure(path: Path, runs: Sequence[dict]) -> None:
-    """Accuracy over confidence on the test images of all seeds, a panel a row; the share of the images below."""
+    """Accuracy over confidence on the test images of all seeds, a panel a row.
+
+    A point is a bin of confidence, its area the number of images in it; bins of fewer than 5 are left out.
+    """
     rows = _rows(runs)
     across = min(5, len(rows))
     down = -(-len(rows) // across)
@@ -39,17 +44,28 @@ def reliability_figure(path: Path, runs: Sequence[dict]) -> None:
     panels = list(figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flat)
     for i, (axes, row) in enumerate(zip(panels, rows, strict=False)):
         count, confidence, accuracy = _pooled([run["rows"][row]["reliability"] for run in runs if row in run["rows"]])
-        seen = count > 0
+        seen = count >= FEWEST
         axes.plot([0, 1], [0, 1], color="0.7", lw=1)
-        axes.bar(np.arange(len(count)) / len(count), count / count.sum(), 1 / len(count), align="edge", color="0.85")
-        axes.plot(confidence[seen], accuracy[seen], "o-", color=f"C{i}", ms=3)
-        axes.set(title=row, xlim=(0, 1), ylim=(0, 1))
+        axes.plot(confidence[seen], accuracy[seen], color=f"C{i}", lw=1)
+        axes.scatter(confidence[seen], accuracy[seen], _areas(count[seen] / count.sum()), color=f"C{i}", zorder=3)
+        axes.set(title=row, xlim=(0, 1.08), ylim=(0, 1.08))
         axes.title.set_fontsize(9)
+        if i + across >= len(rows):  # the lowest of its column
+            axes.set_xlabel("confidence")
+            axes.tick_params(labelbottom=True)
     for axes in panels[len(rows) :]:
         axes.axis("off")
-    figure.supxlabel("confidence", fontsize=11)
     figure.supylabel("accuracy", fontsize=11)
+    shares = [axes.scatter([], [], _areas(share), color="0.5") for share in SHARES]
+    words = [f"{100 * share:g} % of the images" for share in SHARES]
+    title = f"images in a bin of confidence; bins of fewer than {FEWEST} images are left out"
+    figure.legend(shares, words, title=title, loc="outside lower center", ncols=len(words), frameon=False)
     figure.savefig(path)
+
+
+def _areas(share: np.ndarray | float) -> np.ndarray:
+    """Of points that stand for these shares of the images, in square points."""
+    return 6 + 300 * np.asarray(share)
 
 
 def _pooled(seeds: list[list[list[float]]]) -> np.ndarray:

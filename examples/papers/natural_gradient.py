@@ -254,8 +254,9 @@ def _curves(axes: Axes, key: str, result: dict) -> None:
         axes.plot([row[key] for row in history], [row["neg_elbo"] for row in history], **STYLES[name], label=label)
     axes.axhline(result["target"], color="black", ls=":", lw=1.2, label="Adam's final −ELBO")
     if result["reached"]:
-        label = f"reached at {result['reached'][key]:.4g}"
-        axes.plot(result["reached"][key], result["target"], "*", color=plots.PRUNED, ms=13, ls="none", label=label)
+        reached = result["reached"][key]
+        label = f"reached at epoch {reached}" if key == "epoch" else f"reached after {reached:.0f} s"
+        axes.plot(reached, result["target"], "*", color=plots.PRUNED, ms=13, ls="none", label=label)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -25,7 +25,8 @@ class Likelihood(nn.Module, ABC):
     output, and their log densities are summed. Half-precision outputs are taken in float32.
 
     A new likelihood implements :meth:`log_density`, :meth:`summary` and :meth:`observe`, on draws stacked in front,
-    (S, N, …), and :meth:`read` and :meth:`target_shape` where its output is not one tensor of the target's shape.
+    (S, N, …), and :meth:`read` and :meth:`target_shape` where its output is not one tensor of the target's shape. With
+    :meth:`mixture_entropy` the predictions of ensembles have an entropy.
     """
 
     discrete = False  # whether targets are counts or classes, which have no units
@@ -137,6 +138,10 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def summary(self, draws: Draws) -> Summary:
         """Mean, variance, predictive entropy, expected entropy and mutual information of the mixture."""
+
+    def mixture_entropy(self, mean: Tensor, variance: Tensor) -> Tensor | None:
+        """The predictive entropy, as in :meth:`summary`, of a mixture of this mean and variance; None: not known."""
+        return None
 
     @abstractmethod
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:

@@ -36,6 +36,9 @@ class Bernoulli(Tempered):
         expected = (torch.special.entr(yes) + torch.special.entr(no)).mean(0)
         return mean, yes.var(0, correction=0), total, expected, (total - expected).clamp_min(0)
 
+    def mixture_entropy(self, mean: Tensor, variance: Tensor) -> Tensor:
+        return torch.special.entr(mean) + torch.special.entr(1 - mean)
+
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
         return torch.bernoulli(self._logits(draws).sigmoid(), generator=generator)
 

@@ -96,6 +96,9 @@ class Categorical(Tempered):
         mean, variance = (moment.movedim(-1, self.dim) for moment in (mean, variance))
         return mean, variance, total, expected, (total - expected).clamp_min(0)
 
+    def mixture_entropy(self, mean: Tensor, variance: Tensor) -> Tensor:
+        return torch.special.entr(mean).sum(self.dim)
+
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
         probs = self._logits(draws).softmax(-1)
         return torch.multinomial(probs.flatten(0, -2), 1, generator=generator).view(probs.shape[:-1])

@@ -38,6 +38,9 @@ class Gaussian(LocationScale):
         summary = normal_summary(mean, self.log_scale_of(draws).expand(1, *mean.shape[1:]))
         return summary if self.has_density else (*summary[:4], None)
 
+    def mixture_entropy(self, mean: Tensor, variance: Tensor) -> Tensor:
+        return normal_entropy(variance)
+
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
         return normal_observe(first(draws), self.log_scale_of(draws), generator)
 
@@ -45,6 +48,11 @@ class Gaussian(LocationScale):
 def normal_log_density(deviation: Tensor, log_scale: Tensor) -> Tensor:
     """log N(deviation; 0, exp(log_scale)²), entry by entry."""
     return -0.5 * (deviation * (-log_scale).exp()).square() - log_scale - HALF_LOG_TWO_PI
+
+
+def normal_entropy(variance: Tensor) -> Tensor:
+    """½ log 2πe·variance, the entropy of a normal distribution."""
+    return HALF_LOG_TWO_PI + 0.5 + 0.5 * variance.log()
 
 
 def normal_summary(mean: Tensor, log_scale: Tensor) -> Summary:

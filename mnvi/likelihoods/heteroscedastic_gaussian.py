@@ -8,7 +8,7 @@ from torch import Tensor
 from ._location_scale import check_real
 from ._temperature import Tempered
 from .base import Draws, Summary, described
-from .gaussian import normal_log_density, normal_observe, normal_summary
+from .gaussian import normal_entropy, normal_log_density, normal_observe, normal_summary
 
 
 class HeteroscedasticGaussian(Tempered):
@@ -60,6 +60,9 @@ class HeteroscedasticGaussian(Tempered):
 
     def summary(self, draws: Draws) -> Summary:
         return normal_summary(*self._parts(draws))
+
+    def mixture_entropy(self, mean: Tensor, variance: Tensor) -> Tensor:
+        return normal_entropy(variance)
 
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
         return normal_observe(*self._parts(draws), generator)

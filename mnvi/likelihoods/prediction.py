@@ -30,7 +30,8 @@ class Prediction:
             function without noise (``"gaussian"`` without ``noise_scale``), of which it has no finite value.
         target: the targets that came in a DataLoader's batches, in the order of the predictions.
         likelihood: a copy of the observation model, as it was at the prediction.
-        draws: what the likelihood read from the model's outputs, stacked over draws (S, N, …), or a tuple of such.
+        draws: what the likelihood read from the model's outputs, stacked over draws (S, N, …), or a tuple of such. Of
+            K models with a likelihood each a tuple of (K·S, N, …), the last of which is the number of the draw's model.
     """
 
     mean: Tensor

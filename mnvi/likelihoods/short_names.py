@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .base import Likelihood
+from .base import Likelihood, described
 from .bernoulli import Bernoulli
 from .categorical import Categorical
 from .heteroscedastic_gaussian import HeteroscedasticGaussian
@@ -26,5 +26,5 @@ def named(likelihood: Any, names: Mapping[str, type[Likelihood]] = SHORT_NAMES) 
     if not isinstance(likelihood, str) or likelihood not in names:
         hint = f"; did you mean {likelihood.__name__}()?" if isinstance(likelihood, type) else ""
         known = f"an object of mnvi.likelihoods or one of {', '.join(map(repr, sorted(names)))}"
-        raise ValueError(f"likelihood must be {known}, got {likelihood!r}{hint}")
+        raise ValueError(f"likelihood must be {known}, got {described(likelihood)}{hint}")
     return names[likelihood]

@@ -82,6 +82,11 @@ class Standardized(Likelihood):
         total, expected = (None if entropy is None else entropy + std.log() for entropy in (total, expected))
         return mean * std + center, variance * std.square(), total, expected, information
 
+    def mixture_entropy(self, mean: Tensor, variance: Tensor) -> Tensor | None:
+        std = self.std.to(mean)
+        inner = self.likelihood.mixture_entropy(self._inner(mean), variance / std.square())
+        return None if inner is None else inner + std.log()
+
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
         self.target_shape(draws)
         inner = self.likelihood.observe(draws, generator)

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import entropy
 from sklearn.metrics import roc_auc_score
 
 from examples import comparison
 from examples.baselines import contest
-from examples.common import metrics, quality, scores, shifts
+from examples.common import metrics, quality, scores, shift_plots, shifts
 from examples.common.data import Data
 
 TINY = ["--epochs", "1", "--images", "64", "--test", "40", "--shifted", "20", "--draws", "3", "--members", "2"]
@@ -230,3 +231,17 @@ def test_the_network_is_that_of_the_documentation():
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     assert [model[6].in_features, model[6].out_features, model[8].out_features] == [6272, 64, 10]
     assert comparison.mlp((1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_bins_of_few_images_are_not_in_the_reliability_diagram(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: figures.append(self))
+    bins = [[4, 0.1, 1.0], [5, 0.3, 0.4], [0, 0.0, 0.0], [91, 0.9, 0.8]]  # images, confidence, accuracy
+    run = {"title": "digits", "rows": {"plain": {"reliability": bins}}}
+    shift_plots.reliability_figure(tmp_path / "out.png", [run])
+    panel = figures[0].axes[0]
+    (points,) = (each for each in panel.collections if len(each.get_offsets()))
+    np.testing.assert_allclose(points.get_offsets(), [[0.3, 0.4], [0.9, 0.8]])
+    small, large = points.get_sizes()
+    assert large > 10 * small  # of 5 and 91 images
+    assert "fewer than 5 images are left out" in figures[0].legends[0].get_title().get_text()
