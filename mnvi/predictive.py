@@ -1,5 +1,6 @@
 """The posterior predictive: predictions averaged over the posterior, with their uncertainty split in two."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -15,6 +16,7 @@ from ._draws import Sampler
 from ._first_call import refuse_nan
 from ._inputs import batches
 from ._models.eval_mode import in_eval_mode
+from ._models.trained_likelihoods import trained_likelihood
 from ._progress import Progress
 from .likelihoods import Gaussian, Likelihood, Prediction
 from .likelihoods._mixture import Mixture
@@ -25,6 +27,7 @@ from .module import warn_without_posterior
 # The tensors of a prediction that have one value an example.
 FIELDS = ("mean", "variance", "predictive_entropy", "expected_entropy", "mutual_information", "target")
 FIELDS += ("_target_log_prob",)
+REAL = ("gaussian", "heteroscedastic_gaussian")  # short names of real targets
 
 
 def predict(
@@ -54,7 +57,8 @@ def predict(
             ``"categorical"``, ``"bernoulli"``, ``"gaussian"``, ``"heteroscedastic_gaussian"``, ``"poisson"``. Of
             several models also a list of one object for each, of one kind, as :func:`mnvi.fit` returns them.
         noise_scale: the scale of ``"gaussian"``, as that of ``Gaussian(scale)``; without it that is 0, the noise-free
-            function, whose entropy given the weights is −∞ and whose mutual information is ``None``.
+            function, whose entropy given the weights is −∞ and whose mutual information is ``None``. Not what
+            ``mnvi.fit(…, "gaussian")`` learns, which is ``history.likelihood``.
         chunk_size: draw this many at a time, to bound memory; ``None``: as many as hold about 2²⁶ numbers, 256 MiB in
             float32. Another chunk size gives other draws from the same seed.
         keep_draws: whether to keep the draws, S times the outputs, for ``log_prob`` and ``sample`` of the prediction.
@@ -67,6 +71,10 @@ def predict(
 
     The entropy of the prediction is split into the part that the data's noise has and the part that not knowing the
     weights has, their mutual information with the prediction (Depeweg et al., 2018, arXiv:1710.07283).
+
+    Warns:
+        UserWarning: a single model has no posterior; or the model was trained by :func:`mnvi.fit`, and the short name
+            of real targets lacks the noise and units that were learnt.
 
     Raises:
         ValueError, TypeError: an argument, the model's output or the targets do not fit, naming what came; or the
@@ -84,6 +92,7 @@ def predict(
         positive_int("chunk_size", chunk_size)
     models = _models(model)
     likelihoods, joint = _likelihoods(likelihood, noise_scale, len(models))
+    _warn_of_units(models[0], likelihood, noise_scale)
     calls = batches(x)
     if len(models) == 1:
         warn_without_posterior(models[0], "all draws are equal and nothing is said about what the model does not know")
@@ -128,6 +137,18 @@ def _likelihoods(
         raise ValueError('noise_scale belongs to the one likelihood "gaussian", got several')
     mixture = Mixture([_likelihood(each, None) for each in likelihood])
     return list(mixture.likelihoods), mixture  # type: ignore[arg-type]
+
+
+def _warn_of_units(model: nn.Module, likelihood: Any, noise_scale: float | Tensor | None) -> None:
+    """Warn where a short name of real targets stands for less than what the model was trained with."""
+    trained = trained_likelihood(model) if isinstance(likelihood, str) and likelihood in REAL else None
+    if noise_scale is None and trained is not None:
+        without = "noise and units" if likelihood == "gaussian" else "units and calibration"
+        warnings.warn(
+            f"the model was trained with {trained}, and {likelihood!r} predicts without the {without} "
+            "of that; history.likelihood has them",
+            stacklevel=3,
+        )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import pickle
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 import mnvi
 import mnvi._draws
 from mnvi import MNConv2d, MNLinear, Prediction, frozen_sample, predict, to_bayesian
+from mnvi._models.trained_likelihoods import remember_likelihood
 from mnvi._progress import Progress
 from mnvi.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Poisson, Standardized, StudentT
 from mnvi.posteriors import MatrixNormal
@@ -383,6 +385,21 @@ def test_noise_scale_is_the_scale_of_a_gaussian():
     assert_close(short.log_prob(y), long.log_prob(y))
 
 
+@pytest.mark.parametrize("name", ["gaussian", "heteroscedastic_gaussian"])
+def test_a_short_name_after_a_training_with_units_is_warned_of(name):
+    model, trained = layer(2), Standardized(Gaussian(), 0.0, 2.0)
+    remember_likelihood(model, trained)
+    with pytest.warns(UserWarning, match=f"trained with Standardized, and '{name}' .*history.likelihood") as caught:
+        predict(model, X, 3, name)
+    assert caught[0].filename == __file__
+    predict(model, X, 3, trained)  # nor of what says how much noise there is, nor of another model
+    predict(model, X, 3, "gaussian", noise_scale=0.1)
+    predict(layer(2), X, 3, name)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with pytest.warns(UserWarning, match=r"history\.likelihood has them"):
+            predict(twin, X, 3, name)
+
+
 def tensors(prediction):
     """All tensors of a prediction and of its likelihood."""
     values = [*vars(prediction).values(), *prediction.likelihood.state_dict(keep_vars=True).values()]
@@ -734,7 +751,11 @@ def test_a_converted_transformer_layer_draws():
         ({"num_samples": -3}, ValueError, "num_samples"),
         ({"num_samples": 2.5}, TypeError, "num_samples"),
         ({"likelihood": "laplace"}, ValueError, "likelihood.*'laplace'"),
-        ({"likelihood": "student_t"}, ValueError, "likelihood.*'student_t'"),
+        (
+            {"likelihood": "student_t"},
+            ValueError,
+            r"likelihood.*'student_t'.*history\.likelihood, .*StudentT\(scale=…\)",
+        ),
         ({"likelihood": mnvi.likelihoods.Gaussian}, ValueError, r"likelihood.*did you mean Gaussian\(\)"),
         ({"noise_scale": 1.0}, ValueError, "noise_scale.*gaussian"),
         ({"noise_scale": 1.0, "likelihood": mnvi.likelihoods.Gaussian()}, ValueError, "noise_scale"),

@@ -15,6 +15,10 @@ SHORT_NAMES: dict[str, type[Likelihood]] = {  # of those that have no parameters
     "heteroscedastic_gaussian": HeteroscedasticGaussian,
     "poisson": Poisson,
 }
+LEARNT = {  # what to give instead of names whose scale is learnt
+    "gaussian": "mnvi.likelihoods.Gaussian(scale)",
+    "student_t": "mnvi.likelihoods.StudentT(scale=…)",
+}
 
 
 def named(likelihood: Any, names: Mapping[str, type[Likelihood]] = SHORT_NAMES) -> type[Likelihood]:
@@ -25,6 +29,11 @@ def named(likelihood: Any, names: Mapping[str, type[Likelihood]] = SHORT_NAMES) 
     """
     if not isinstance(likelihood, str) or likelihood not in names:
         hint = f"; did you mean {likelihood.__name__}()?" if isinstance(likelihood, type) else ""
+        if isinstance(likelihood, str) and likelihood in LEARNT:
+            hint = (
+                f"; {likelihood!r} has a scale that is learnt: after mnvi.fit give history.likelihood, else an object, "
+                f"{LEARNT[likelihood]}"
+            )
         known = f"an object of mnvi.likelihoods or one of {', '.join(map(repr, sorted(names)))}"
         raise ValueError(f"likelihood must be {known}, got {described(likelihood)}{hint}")
     return names[likelihood]
