@@ -18,6 +18,7 @@ from ._fitting.likelihoods import likelihoods
 from ._fitting.models import Objective, check_likelihood_apart, checked_device, checked_models, modes_kept
 from ._fitting.random_state import checked_seed, own_random_numbers
 from ._fitting.trial import Plan
+from ._models.trained_likelihoods import remember_likelihood
 from .likelihoods import Likelihood
 from .module import with_posterior
 
@@ -130,6 +131,7 @@ def fit(
         history = job.run()
     for each in objectives:
         each.eval()
+        remember_likelihood(each.model, each.likelihood)
     history.warn_unless_settled()
     return history
 

@@ -510,6 +510,17 @@ def test_compiled_models_train_the_same(count, monkeypatch):
     torch.compiler.reset()
 
 
+# After it -------------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_by_a_short_name_after_it_are_warned_of():
+    model = network(outputs=1)
+    history = mnvi.fit(model, (X, REAL), "gaussian", epochs=2, kl_weight=1.0)
+    with pytest.warns(UserWarning, match=r"trained with Standardized, and 'gaussian' .* history\.likelihood"):
+        mnvi.predict(model, X, 2, "gaussian")
+    mnvi.predict(model, X, 2, history.likelihood)
+
+
 # Around it ------------------------------------------------------------------------------------------------------------
 
 
