@@ -65,6 +65,8 @@ def _judged(likelihood: Likelihood, draws: Draws, target: Tensor, calibrate: boo
             widening = likelihood.calibrate_(draws, target)
         except TypeError:  # it has no scale or temperature, or a known one
             widening = 1.0
+        except ValueError:  # outputs that are no numbers, or targets that are impossible under every temperature
+            return 1.0, math.inf
     return widening, -likelihood.log_prob(draws, target).double().mean().item()
 
 

@@ -100,3 +100,22 @@ def test_a_posterior_is_judged_by_the_mixture_of_its_draws():
     assert len(outputs) == NUM_SAMPLES
     assert outputs[0].ne(outputs[1]).all()
     assert -nll == pytest.approx(densities.mean(0).log().mean().item(), rel=1e-4)
+
+
+class Undecided(nn.Module):
+    """Its parameters are finite, and its outputs no numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return x[:, :2] * self.weight * math.nan
+
+
+def test_outputs_that_are_no_numbers_are_judged_infinite():
+    objective = Objective(Undecided(), mnvi.likelihoods.Categorical())
+    data = examples("data", (torch.randn(9, 3), torch.zeros(9, dtype=torch.long)))
+    with Progress("judging", 0) as progress:
+        [(widening, nll)] = judge(members([objective]), data, None, True, progress)
+    assert (widening, nll) == (1.0, math.inf)
