@@ -166,6 +166,7 @@ def test_models_and_likelihoods_stay_as_they_were_and_the_prediction_as_it_is():
     assert not before.requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:the (KL|posterior)")  # two epochs
 def test_what_fit_returns_for_several_models_goes_in():
     torch.manual_seed(0)
     x = torch.randn(60, 4)
