@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from .._data_checks import check_examples
+from .._first_call import first_call
 from .._inputs import Inputs
 from .._models.eval_mode import in_eval_mode
 from ..likelihoods import Standardized
-from ..likelihoods.base import described
 from .examples import Examples, TensorExamples
 from .members import members
 from .models import Objective
@@ -52,9 +52,7 @@ def output(model: nn.Module, batch: Inputs) -> object:
     device = next(model.parameters()).device
     with in_eval_mode(model):
         try:
-            return batch.to(device).call(model)
-        except RuntimeError as error:
-            raise ValueError(f"the model does not take {_what(batch)}{_advice(model, batch)} ({error})") from error
+            return first_call(model, batch.to(device))
         except TypeError as error:
             if not batch.named:
                 raise
@@ -94,17 +92,3 @@ def _check_buffers(objective: Objective, batch: Inputs) -> None:
         raise ValueError(
             f"the buffer {changed[0].removeprefix('model.')} is assigned anew in forward; buffer.copy_(…) writes to it"
         )
-
-
-def _what(batch: Inputs) -> str:
-    return ", ".join(described(each) for each in (*batch.positional, *batch.named.values()))
-
-
-def _advice(model: nn.Module, batch: Inputs) -> str:
-    """What makes inputs of another precision than the model's fit, if they are."""
-    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    tensors = (each for each in (*batch.positional, *batch.named.values()) if isinstance(each, Tensor))
-    other = next((each.dtype for each in tensors if each.is_floating_point() and each.dtype != own), None)
-    if own is None or other is None:
-        return ""
-    return f" of {other}, as its parameters are {own}: x.{'float()' if own == torch.float32 else f'to({own})'} fits"
