@@ -11,6 +11,7 @@ from .likelihoods._misfits import rows
 from .likelihoods.base import described
 
 ONE_EXAMPLE = "; a single example x is a batch as x[None]"
+MANY = "; a tuple holds the arguments of the model, which takes the first alone: give that, without targets"
 
 
 def first_call(model: nn.Module, inputs: Inputs) -> Any:
@@ -24,9 +25,9 @@ def first_call(model: nn.Module, inputs: Inputs) -> Any:
         return inputs.call(model)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         advice = next((words for words, other in _changes(model, inputs) if _is_taken(model, other)), "")
-        if isinstance(error, ValueError) and not advice:
+        if not isinstance(error, RuntimeError) and not advice:
             raise
         came = ", ".join(described(each) for each in (*inputs.positional, *inputs.named.values()))
         raise ValueError(f"the model does not take {came}{advice} ({error})") from error
@@ -84,6 +85,8 @@ def _changes(model: nn.Module, inputs: Inputs) -> Iterator[tuple[str, Inputs]]:
         yield words, inputs.map(lambda each: each.to(own))
     if len(inputs.positional) == 1 and isinstance(inputs.positional[0], Tensor):
         yield ONE_EXAMPLE, Inputs((inputs.positional[0][None],))
+    if len(inputs.positional) > 1:
+        yield MANY, Inputs(inputs.positional[:1])
 
 
 @torch.no_grad()

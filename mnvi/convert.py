@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from . import posteriors, priors
 from ._deprecation import moved
 from ._models.bypassed_layers import check_first_pass, stop_checking
-from ._models.choosing import below, choose_layers, choose_norms, names_of
+from ._models.choosing import below, choose_layers, choose_norms, names_of, without_effect
 from ._models.conversion_costs import log_conversion, warn_if_large
 from ._models.deterministic_weights import described, deterministic_modules
 from ._models.early_optimizers import watch_early_optimizers
@@ -62,7 +62,8 @@ def to_bayesian(
         estimator: ``"local"`` or ``"weight"``; ``None`` is each layer's default (linear local, convolution weight).
         bias_posterior: whether the biases of the converted layers have posteriors, too, and so weights and biases of
             ``BatchNorm1d/2d/3d``, ``LayerNorm`` and ``GroupNorm``. These are independent normal, under N(0, 1), or
-            N(1, 1) for weights of norms, and one draw serves a call. Without it they are deterministic.
+            N(1, 1) for weights of norms, and one draw serves a call. A bias right before a batch norm, which takes it
+            out again in training, so that data say nothing of it, stays deterministic. Without it all do.
 
     Raises:
         ValueError: a name in ``skip`` or ``only`` does not exist, nothing at a name in ``only`` can be converted, there
@@ -97,9 +98,10 @@ def to_bayesian(
     _warn_of_deterministic(model, chosen, skip, only)
     # All parts before any change, so that a prior that does not fit leaves the model as it was.
     parts = [_parts(layer.weight, posterior, prior) for layer in chosen]
+    certain = without_effect(model, chosen) if bias_posterior else {*chosen}
     for layer, made in zip(chosen, parts, strict=True):
         _replace_class(layer, *made, estimator)
-        if bias_posterior:
+        if layer not in certain:
             layer._add_bias_posterior()
     for norm in norms:
         make_norm_bayesian(norm)

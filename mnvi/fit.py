@@ -1,5 +1,6 @@
 """The trainer: a posterior, or many at once, from data and a likelihood; held-out data choose the weight of the KL."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
@@ -17,8 +18,9 @@ from ._fitting.job import Job
 from ._fitting.likelihoods import likelihoods
 from ._fitting.models import Objective, check_likelihood_apart, checked_device, checked_models, modes_kept
 from ._fitting.random_state import checked_seed, own_random_numbers
+from ._fitting.sizes import warn_of_sizes
 from ._fitting.trial import Plan
-from ._models.trained_likelihoods import remember_likelihood
+from ._models.trained_likelihoods import remember_likelihood, trained_likelihood
 from .likelihoods import Likelihood
 from .module import with_posterior
 
@@ -26,6 +28,10 @@ KL_WEIGHTS = (1.0, 0.1, 0.03, 0.01)  # to choose from
 STEPS = 1000  # about so many are taken where the number of epochs is not given,
 REAL_STEPS = 10_000  # and of real targets, which give a gradient to the end, so many
 BATCH_SIZE = 128
+SEEN = (
+    "the model has been fitted before: if its data then had examples that are held out now, these say neither which "
+    "weight of the KL predicts best nor how wide the noise is; give validation=(x, y) of others, or fit anew"
+)
 
 
 def fit(
@@ -73,8 +79,9 @@ def fit(
         lr: rate of means at the start; for others see :func:`mnvi.parameter_groups`.
         kl_weight: w, or several to choose from; ``None``: 1, 0.1, 0.03, 0.01.
         validation: the share of the data that is held out to choose, or data for that, then all of ``data`` are for
-            training. Where there is nothing to choose, no share is held out, and nothing is calibrated without such
-            data; with 0 there must be nothing to choose.
+            training. A model that comes with trained weights (:func:`mnvi.to_bayesian`) needs data that it was not
+            trained on: others seem better predicted than they are. Where there is nothing to choose, no share is held
+            out, and nothing is calibrated without such data; with 0 there must be nothing to choose.
         draws: of the weights, in each step.
         warmup: share of the steps in which the KL's weight rises from 0.
         calibrate: whether held-out data set the likelihood's scale or temperature.
@@ -100,7 +107,9 @@ def fit(
         RuntimeError: inside ``torch.inference_mode()``.
 
     Warns:
-        UserWarning: the posterior has not settled at the end.
+        UserWarning: the posterior has not settled at the end; held-out data would have the noise more than eight times
+            wider or narrower; inputs or targets are far from the size 1; a model that was fitted before holds out data
+            that it may have seen.
 
     Example:
         >>> history = mnvi.fit(model, (x, y), "gaussian")
@@ -126,13 +135,16 @@ def fit(
         objectives = [Objective(*each) for each in zip(models, own, strict=True)]
         job = Job(objectives, found, held, share, plan, weights, lengths, calibrate, compile, checkpoint)
         job.check()
+        warn_of_sizes(found, own[0])
+        if trained_likelihood(models[0]) is not None and len(job.out) and not job.checkpoint.content:
+            warnings.warn(SEEN, stacklevel=2)
         for each in objectives:
             each.to(place)
         history = job.run()
     for each in objectives:
         each.eval()
         remember_likelihood(each.model, each.likelihood)
-    history.warn_unless_settled()
+    history.warn()
     return history
 
 

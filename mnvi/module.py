@@ -51,6 +51,19 @@ def warn_without_posterior(model: nn.Module, consequence: str, stacklevel: int =
         warnings.warn(f"the model has no Bayesian layer, so {consequence}; {advice}", stacklevel=stacklevel)
 
 
+def warn_without_draws(model: nn.Module, stacklevel: int = 3) -> None:
+    """Warn where a loss of a model in eval mode is to be differentiated, in which no posterior has been drawn from."""
+    if model.training or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return
+    layers = [part for part in model.modules() if isinstance(part, SamplingLayer)]
+    if layers and not any(layer.is_sampling for layer in layers):
+        warnings.warn(
+            "the model is in eval mode, in which its weights are not drawn, so that the data say nothing of their "
+            "variances; call model.train() to train, and use torch.no_grad() to evaluate",
+            stacklevel=stacklevel,
+        )
+
+
 def disable_fast_path(model: nn.Module) -> None:
     """Switch off the fast path of torch's transformer encoders that contain Bayesian layers, for good.
 

@@ -14,7 +14,7 @@ from ._models.forgotten_parameters import ForgottenParameters
 from .likelihoods import Likelihood
 from .likelihoods._misfits import rows
 from .likelihoods.base import described
-from .module import kl, warn_without_posterior, with_posterior
+from .module import kl, warn_without_draws, warn_without_posterior, with_posterior
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -60,8 +60,9 @@ class ELBO(nn.Module):
             same weight of the KL; as for any mean loss, divide each by ``accumulate`` before ``backward()``.
 
     Warns:
-        UserWarning: the model has no Bayesian layer; or, once, a step of the model's optimiser has left parameters as
-            they were that the loss depends on beside the model, a learnt noise for one, and no optimiser has them.
+        UserWarning: the model has no Bayesian layer, or is in eval mode where gradients are wanted; or, once, a step of
+            the model's optimiser has left parameters as they were that the loss depends on beside the model, a learnt
+            noise for one, and no optimiser has them.
 
     Example:
         >>> elbo = mnvi.ELBO(num_data=60_000, kl_weight=mnvi.KLWarmup(steps=1_000))
@@ -127,6 +128,7 @@ class ELBO(nn.Module):
             raise TypeError(f"give the model whose KL is to be added: elbo(nll, model), got {described(target)}")
         output, nll = nll, _mean_nll(nll) if target is None else self._nll(nll, target)
         warn_without_posterior(model, "its KL is 0", stacklevel=5)
+        warn_without_draws(model, stacklevel=5)
         weight = self._weight()
         divergence = kl(model)
         loss = nll + weight * divergence / self.num_data

@@ -74,7 +74,7 @@ def predict(
 
     Warns:
         UserWarning: a single model has no posterior; or the model was trained by :func:`mnvi.fit`, and the short name
-            of real targets lacks the noise and units that were learnt.
+            of the likelihood is of another kind, or lacks the noise and units that were learnt.
 
     Raises:
         ValueError, TypeError: an argument, the model's output or the targets do not fit, naming what came; or the
@@ -140,9 +140,17 @@ def _likelihoods(
 
 
 def _warn_of_units(model: nn.Module, likelihood: Any, noise_scale: float | Tensor | None) -> None:
-    """Warn where a short name of real targets stands for less than what the model was trained with."""
-    trained = trained_likelihood(model) if isinstance(likelihood, str) and likelihood in REAL else None
-    if noise_scale is None and trained is not None:
+    """Warn where a short name stands for something else, or less, than what the model was trained with."""
+    trained = trained_likelihood(model) if isinstance(likelihood, str) else None
+    if trained is None or noise_scale is not None:
+        return
+    if likelihood not in REAL and SHORT_NAMES[likelihood].__name__ != trained:
+        warnings.warn(
+            f"the model was trained with {trained}, and {likelihood!r} takes its outputs for something else; "
+            "give history.likelihood",
+            stacklevel=3,
+        )
+    elif likelihood in REAL:
         without = "noise and units" if likelihood == "gaussian" else "units and calibration"
         warnings.warn(
             f"the model was trained with {trained}, and {likelihood!r} predicts without the {without} "

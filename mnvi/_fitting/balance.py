@@ -31,13 +31,16 @@ class Balance:
             self.steps += 1
 
     def unmet(self, members: Members, weights: Tensor, size: int) -> list[float]:
-        """What share of the KL's pull the data do not meet, of each member, less two standard errors; at least 0."""
-        if self.steps < 2:
-            return [0.0 if float(weight) == 0 or not self.steps else float("inf") for weight in weights]
-        mean, square = torch.as_tensor(self.sums / self.steps).cpu()
-        error = ((square - mean.square()).clamp_min(0) / (self.steps - 1)).sqrt()
+        """What share of the KL's pull the data do not meet, of each member, less two standard errors; at least 0.
+
+        Of fewer than two steps it is infinite.
+        """
         of_kl = torch.tensor([_of_kl(members.member(k).model) for k in range(members.count)], dtype=torch.float64)
         pull = weights.cpu() * of_kl.abs() / size
+        if self.steps < 2:  # of which nothing is known
+            return torch.where(pull > 0, torch.inf, 0.0).tolist()
+        mean, square = torch.as_tensor(self.sums / self.steps).cpu()
+        error = ((square - mean.square()).clamp_min(0) / (self.steps - 1)).sqrt()
         found = (mean.abs() - 2 * error).clamp_min(0) / pull
         return torch.where(pull > 0, found, 0.0).tolist()
 

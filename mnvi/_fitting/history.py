@@ -9,6 +9,7 @@ from .judging import Judged
 from .models import Objective
 from .trial import Trial
 
+WIDEST = 7.9  # of a widening, which is from 1/8 to 8
 SETTLED = 0.1  # a posterior has settled where the data meet all but this share of the KL's pull on its scales
 
 
@@ -80,8 +81,14 @@ class History:
         shown |= {"widening": self.widening, "settled": self.settled, "seconds": round(self.seconds, 1)}
         return f"History({', '.join(f'{name}={_rounded(value)}' for name, value in shown.items())})"
 
-    def warn_unless_settled(self, stacklevel: int = 3) -> None:
-        """Warn of a posterior that is too narrow, or too wide, still."""
+    def warn(self, stacklevel: int = 3) -> None:
+        """Warn of a posterior that is too narrow, or too wide, still, and of noise that is."""
+        if any(not 1 / WIDEST < each < WIDEST for each in _listed(self.widening)):
+            warnings.warn(
+                f"held-out data widened the likelihood by {_rounded(self.widening)}, the most or least it can be: the "
+                "model predicts them badly, or its output is not what the likelihood takes",
+                stacklevel=stacklevel,
+            )
         if not self.settled:
             warnings.warn(
                 f"the posterior has not settled: at the end of the training the data met {self._met():.0f} % of the "

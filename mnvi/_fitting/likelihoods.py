@@ -1,6 +1,8 @@
 """The likelihoods of a fit: each model its own, those of real targets in the targets' units."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,9 +12,9 @@ from ..likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood, Standar
 from ..likelihoods.short_names import SHORT_NAMES, named
 from .examples import Examples
 
-REAL: dict[str, type[Likelihood]] = {
+REAL: dict[str, Callable[[], Likelihood]] = {
     "gaussian": Gaussian,
-    "heteroscedastic_gaussian": HeteroscedasticGaussian,
+    "heteroscedastic_gaussian": partial(HeteroscedasticGaussian, min_scale=1e-3),
     "student_t": StudentT,
 }
 

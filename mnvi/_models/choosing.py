@@ -1,9 +1,11 @@
 """Which layers and norms a conversion takes: those that ``skip`` and ``only`` leave, by their names in the model."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from ..layers import BayesianLayer, bayesian_layers, kinds
@@ -56,6 +58,17 @@ def choose_norms(model: nn.Module, skip: tuple[str, ...], only: tuple[str, ...] 
     skipped = {module for name, module in named if any(below(name, root) for root in skip)}
     wanted = {module: name for name, module in named if only is None or any(below(name, root) for root in only)}
     return {module: name for module, name in wanted.items() if module not in skipped}
+
+
+def without_effect(model: nn.Module, layers: Iterable[Any]) -> set[nn.Module]:
+    """Those of the ``layers`` whose bias the batch norm that is registered right after them takes out again.
+
+    In training, that is: in eval mode it subtracts a running mean, and a bias that was drawn anew would stay.
+    """
+    siblings = [pair for module in model.modules() for pair in pairwise(module.children())]
+    following = {first: second for first, second in siblings if isinstance(second, _BatchNorm)}
+    biased = ((layer, following[layer]) for layer in layers if layer in following and layer.bias is not None)
+    return {layer for layer, norm in biased if len(layer.bias) == norm.num_features}
 
 
 def _convertible(module: nn.Module) -> bool:

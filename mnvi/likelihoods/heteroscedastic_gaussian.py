@@ -1,10 +1,12 @@
 """The heteroscedastic Gaussian likelihood: real numbers with normal noise whose scale the model returns too."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._checks import number
 from ._location_scale import check_real
 from ._temperature import Tempered
 from .base import Draws, Summary, described
@@ -12,7 +14,7 @@ from .gaussian import normal_entropy, normal_log_density, normal_observe, normal
 
 
 class HeteroscedasticGaussian(Tempered):
-    """y ~ N(mean, (temperature·exp(log-scale))²), both from the model.
+    """y ~ N(mean, temperature²·(exp(log-scale)² + min_scale²)), mean and log-scale from the model.
 
     ``temperature`` is 1 until :meth:`calibrate_`.
 
@@ -21,6 +23,10 @@ class HeteroscedasticGaussian(Tempered):
 
     Args:
         log_variance: whether the second part is the logarithm of the variance, twice that of the scale.
+        min_scale: in units of the target. The density has no upper bound where a mean meets its target and the scale
+            goes to 0, as happens to a row that is far from all others; some scale of the measurement's own bounds it
+            (Lakshminarayanan et al., 2017, arXiv:1612.01474, take a variance of 1e-6). The short name
+            ``"heteroscedastic_gaussian"`` of :func:`mnvi.fit` has a thousandth of the targets' deviation.
 
     Example:
         >>> likelihood = mnvi.likelihoods.HeteroscedasticGaussian()
@@ -28,11 +34,12 @@ class HeteroscedasticGaussian(Tempered):
         >>> loss, nll, kl = elbo(likelihood(model(x), y), model)
     """
 
-    def __init__(self, *, log_variance: bool = False) -> None:
+    def __init__(self, *, log_variance: bool = False, min_scale: float = 0.0) -> None:
         super().__init__()
         if not isinstance(log_variance, bool):
             raise TypeError(f"log_variance must be True or False, got {log_variance!r}")
         self.log_variance = log_variance
+        self.min_scale = number("min_scale", min_scale, 0)
 
     def read(self, output: Any) -> tuple[Tensor, Tensor]:
         if isinstance(output, (tuple, list)):
@@ -69,7 +76,12 @@ class HeteroscedasticGaussian(Tempered):
 
     def _parts(self, draws: Draws) -> tuple[Tensor, Tensor]:
         mean, log_scale = draws
-        return mean, (0.5 * log_scale if self.log_variance else log_scale) + self.temperature.log()
+        log_variance = log_scale if self.log_variance else 2 * log_scale
+        if self.min_scale:
+            least = torch.full_like(log_variance, 2 * math.log(self.min_scale))
+            log_variance = torch.logaddexp(log_variance, least)
+        return mean, 0.5 * log_variance + self.temperature.log()
 
     def extra_repr(self) -> str:
-        return "log_variance=True" if self.log_variance else ""
+        options = {"log_variance": self.log_variance, "min_scale": self.min_scale}
+        return ", ".join(f"{name}={value}" for name, value in options.items() if value)

@@ -1,6 +1,6 @@
 """The short names of likelihoods, which stand for objects in ``predict``, ``fit`` and ``prune``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .base import Likelihood, described
@@ -21,14 +21,16 @@ LEARNT = {  # what to give instead of names whose scale is learnt
 }
 
 
-def named(likelihood: Any, names: Mapping[str, type[Likelihood]] = SHORT_NAMES) -> type[Likelihood]:
-    """The class that a short name stands for.
+def named(likelihood: Any, names: Mapping[str, Callable[[], Likelihood]] = SHORT_NAMES) -> Callable[[], Likelihood]:
+    """What makes the likelihood that a short name stands for, its class for one.
 
     Raises:
         ValueError: it is none of ``names``.
     """
     if not isinstance(likelihood, str) or likelihood not in names:
         hint = f"; did you mean {likelihood.__name__}()?" if isinstance(likelihood, type) else ""
+        if isinstance(getattr(likelihood, "likelihood", None), (Likelihood, list)):
+            hint = "; what a History has is history.likelihood"
         if isinstance(likelihood, str) and likelihood in LEARNT:
             hint = (
                 f"; {likelihood!r} has a scale that is learnt: after mnvi.fit give history.likelihood, else an object, "
