@@ -602,20 +602,67 @@ def history(unmet):
 
 
 @pytest.mark.parametrize(
-    ("unmet", "settled"), [(0.0, True), (0.09, True), (0.11, False), ([0.0, 0.5], False), ([0.0, 0.02], True)]
+    ("unmet", "settled"), [(0.0, True), (0.24, True), (0.26, False), ([0.0, 0.5], False), ([0.0, 0.2], True)]
 )
 def test_a_posterior_whose_pull_is_not_met_has_not_settled(unmet, settled):
     assert history(unmet).settled == settled
 
 
 def test_what_has_not_settled_is_warned_of_where_fit_was_called():
-    with pytest.warns(UserWarning, match=r"not settled: .* met \d+ % of the pull .* more epochs help") as caught:
+    with pytest.warns(
+        UserWarning, match=r"not settled: .* met at least \d+ % of the pull .* more epochs help"
+    ) as caught:
         assert not mnvi.fit(network(), (X, LABELS), epochs=2, kl_weight=1.0, batch_size=4, lr=1e-4).settled
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mnvi.fit(network(kind=nn.Linear), (X, LABELS), epochs=1)
         assert mnvi.fit(network(), (X, LABELS), epochs=200, kl_weight=1.0).settled
+
+
+def test_a_second_fit_that_holds_out_what_the_first_has_seen_is_warned_of(tmp_path):
+    model, kwargs = network(kind=nn.Linear), {"epochs": 2, "kl_weight": (1.0, 0.1)}
+    for _ in range(2):  # which is done already
+        mnvi.fit(model, (X, LABELS), checkpoint=tmp_path / "fit.pt", **kwargs)
+    with pytest.warns(UserWarning, match="fitted before: .* validation=") as caught:
+        mnvi.fit(model, (X, LABELS), **kwargs)
+    assert caught[0].filename == __file__
+    mnvi.fit(model, (X, LABELS), validation=(X[:9], LABELS[:9]), **kwargs)  # has others,
+    mnvi.fit(model, (X, LABELS), epochs=1, kl_weight=0.0)  # holds nothing out
+
+
+SIZES = {  # inputs, targets, likelihood, what is said
+    "inputs": (X * torch.tensor([1.0, 1.0, 1e4]), LABELS, "categorical", r"mean square \S+e\+04, column 2; subtract"),
+    "images": (X[:, None] * 1e3, LABELS, "categorical", r"mean square \S+; subtract"),
+    "a keyword": ({"input": X * 1e5}, LABELS, "categorical", "inputs have"),
+    "large targets": (X, REAL * 1e3, Gaussian(), 'targets have .* the short name .*"gaussian"'),
+    "small targets": (X, REAL * 1e-3, Gaussian(), "targets have"),
+}
+
+
+@pytest.mark.parametrize("row", SIZES)
+def test_numbers_far_from_one_are_warned_of_before_training(row):
+    x, y, likelihood, words = SIZES[row]
+    model = network(outputs=2 if y is LABELS else 1, kind=nn.Linear)
+    model = nn.Sequential(nn.Flatten(), model) if row == "images" else model
+    with pytest.warns(UserWarning, match=f"numbers far from 1: .*{words}") as caught:
+        mnvi.fit(model, (x, y), copy.deepcopy(likelihood), epochs=1)
+    assert caught[0].filename == __file__
+
+
+def test_what_is_standardised_and_counts_and_indices_are_not_warned_of():
+    mnvi.fit(network(outputs=1, kind=nn.Linear), (X, REAL * 1e6), "gaussian", epochs=1)
+    mnvi.fit(network(outputs=1, kind=nn.Linear), (X, torch.full((37, 1), 900)), "poisson", epochs=1)
+    embedding = mnvi.Sequential(nn.Embedding(5000, 3), nn.Flatten(), nn.Linear(3, 2))
+    mnvi.fit(embedding, (torch.arange(37)[:, None] + 4000, LABELS), epochs=1)
+
+
+@pytest.mark.parametrize("widening", [0.125, 7.99, [1.0, 8.0]])
+def test_a_widening_at_its_bound_is_warned_of(widening):
+    several = isinstance(widening, list)
+    one = mnvi.History(Gaussian(), [1.0, 1.0] if several else 1.0, 2, widening, 0.0, 1.0, [], [])
+    with pytest.warns(UserWarning, match="held-out data widened the likelihood by .*the most or least"):
+        one.warn()
 
 
 def test_the_progress_line_tells_stage_losses_and_time_left(capsys, monkeypatch):

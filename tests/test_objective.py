@@ -121,7 +121,8 @@ def test_with_accumulation_the_warm_up_counts_steps_of_the_optimiser():
 def test_losses_in_evaluation_are_no_part_of_an_accumulation():
     elbo, model = ELBO(10, KLWarmup(4), accumulate=2), mlp()
     weights(elbo, model, 1)
-    weights(elbo, model.eval(), 5)
+    with torch.no_grad():
+        weights(elbo, model.eval(), 5)
     assert weights(elbo, model.train(), 2) == pytest.approx([0.25, 0.5])
 
 
@@ -144,6 +145,20 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
         assert_close(parameter.grad, gradient)
 
 
+def test_training_in_eval_mode_is_warned_of_and_evaluation_is_not():
+    model, elbo = mlp().eval(), ELBO(10)
+    with pytest.warns(UserWarning, match=r"in eval mode.*model\.train\(\)") as caught:
+        elbo(F.cross_entropy(model(X), Y), model)
+    assert caught[0].filename == __file__
+    with torch.no_grad():
+        elbo(F.cross_entropy(model(X), Y), model)
+    model[0].train()  # one layer that draws is as some want it
+    elbo(F.cross_entropy(model(X), Y), model)
+    with mnvi.sampling(model.eval()):
+        elbo(F.cross_entropy(model(X), Y), model)
+
+
+@torch.no_grad()
 def test_both_ways_to_call_are_one():
     model, likelihood = mlp().eval(), Categorical()
     inside, outside = ELBO(10, likelihood=likelihood), ELBO(10)
@@ -417,7 +432,8 @@ def test_a_schedule_steps_in_training_only_and_is_saved():
     model, seen = mlp(), []
     elbo = ELBO(50, kl_weight=lambda step: seen.append(step) or 1.0)
     for training in (True, True, False, False, True):
-        elbo(torch.tensor(0.0), model.train(training))
+        with torch.set_grad_enabled(training):
+            elbo(torch.tensor(0.0), model.train(training))
     assert seen == [0, 1, 2, 2, 2]
     other = ELBO(50, kl_weight=elbo.kl_weight)
     other.load_state_dict(copy.deepcopy(elbo.state_dict()))

@@ -400,6 +400,27 @@ def test_a_short_name_after_a_training_with_units_is_warned_of(name):
             predict(twin, X, 3, name)
 
 
+@pytest.mark.parametrize("row", [(Standardized(Gaussian(), 0.0, 2.0), "categorical"), (Poisson(), "bernoulli")])
+def test_a_short_name_of_another_kind_than_the_training_had_is_warned_of(row):
+    model, (trained, name) = layer(2), row
+    remember_likelihood(model, trained)
+    with pytest.warns(UserWarning, match=f"with {type(trained).__name__}, and '{name}' takes .*history.likelihood"):
+        predict(model, X, 3, name)
+    remember_likelihood(model, SHORT[name])
+    predict(model, X, 3, name)
+
+
+def test_a_history_is_no_likelihood_but_has_one():
+    history = mnvi.History(Gaussian(), 1.0, 2, 1.0, 0.0, 1.0, [], [{"nll": 1.0, "kl": 0.0}])
+    with pytest.raises(ValueError, match=r"got History.*; what a History has is history\.likelihood"):
+        predict(layer(2), X, 3, history)
+
+
+def test_of_a_pair_with_targets_it_is_said_that_the_model_takes_one():
+    with pytest.raises(ValueError, match="which takes the first alone: give that, without targets"):
+        predict(layer(2), (X, torch.zeros(7)), 3)
+
+
 def tensors(prediction):
     """All tensors of a prediction and of its likelihood."""
     values = [*vars(prediction).values(), *prediction.likelihood.state_dict(keep_vars=True).values()]

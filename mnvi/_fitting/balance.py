@@ -31,9 +31,9 @@ class Balance:
             self.steps += 1
 
     def unmet(self, members: Members, weights: Tensor, size: int) -> list[float]:
-        """What share of the KL's pull the data do not meet, of each member, less two standard errors; at least 0.
+        """What share of the KL's pull the data do not meet, of each member, two standard errors included: at most.
 
-        Of fewer than two steps it is infinite.
+        It is infinite after fewer than two steps, and 0 without a KL in the loss.
         """
         of_kl = torch.tensor([_of_kl(members.member(k).model) for k in range(members.count)], dtype=torch.float64)
         pull = weights.cpu() * of_kl.abs() / size
@@ -41,8 +41,7 @@ class Balance:
             return torch.where(pull > 0, torch.inf, 0.0).tolist()
         mean, square = torch.as_tensor(self.sums / self.steps).cpu()
         error = ((square - mean.square()).clamp_min(0) / (self.steps - 1)).sqrt()
-        found = (mean.abs() - 2 * error).clamp_min(0) / pull
-        return torch.where(pull > 0, found, 0.0).tolist()
+        return torch.where(pull > 0, (mean.abs() + 2 * error) / pull, 0.0).tolist()
 
     def state(self) -> dict[str, Any]:
         return {"steps": self.steps, "sums": self.sums}

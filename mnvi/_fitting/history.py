@@ -10,7 +10,7 @@ from .models import Objective
 from .trial import Trial
 
 WIDEST = 7.9  # of a widening, which is from 1/8 to 8
-SETTLED = 0.1  # a posterior has settled where the data meet all but this share of the KL's pull on its scales
+SETTLED = 0.25  # a posterior has settled where the data meet all but this share of the KL's pull on its scales
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -24,7 +24,8 @@ class History:
             narrowed it; 1 without.
         unmet: the share of the KL's pull on the posterior's scales that the data do not meet at the end: with ρ the
             logarithm of a common factor of all scales, |∂(NLL + w·KL/N)/∂ρ| / |∂(w·KL/N)/∂ρ|. The gradients are the
-            mean of the last quarter of the steps, less two standard errors. 0 without a KL in the loss.
+            mean of the last quarter of the steps, and two standard errors are added: it is at most this. 0 without a
+            KL in the loss.
         seconds: what the whole fit took, with what it took before a kill.
         search: the trials, dicts of ``model``, ``epochs``, ``kl_weight``, ``nll`` of the held-out data (nats per
             example) and ``widening``.
@@ -69,9 +70,10 @@ class History:
 
     @property
     def settled(self) -> bool:
-        """Whether the posterior's scales, which converge last, have: whether nine tenths of the KL's pull are met.
+        """Whether the posterior's scales are where they belong: whether three quarters of the KL's pull are met.
 
-        It is one number for all layers of a model, and says nothing of the means.
+        It is one number for all layers of a model. It says that the scales suit the means and the noise as these are,
+        not whether means and noise have come to rest.
         """
         return max(_listed(self.unmet)) < SETTLED
 
@@ -91,8 +93,8 @@ class History:
             )
         if not self.settled:
             warnings.warn(
-                f"the posterior has not settled: at the end of the training the data met {self._met():.0f} % of the "
-                "pull of the KL on its scales; more epochs help, and so do smaller batches, which make more steps",
+                f"the posterior has not settled: at the end of the training the data met at least {self._met():.0f} % "
+                "of the pull of the KL on its scales; more epochs help, and so do smaller batches, which make more steps",
                 stacklevel=stacklevel,
             )
 

@@ -42,16 +42,19 @@ def test_the_share_is_that_of_the_forces_in_closed_form(scale):
     assert unmet == pytest.approx(abs(data + prior) / abs(prior), rel=1e-5)
 
 
-def test_nothing_is_unmet_at_the_optimum_whatever_the_noise():
-    """Of 64 draws of mean 0; two standard errors are left out, and what is beyond them counts."""
-    noise = torch.randn(64, generator=torch.Generator().manual_seed(0))
-    noise = noise - noise.mean()
-    for offset, far in ((0.0, False), (0.2 * noise.std().item(), False), (noise.std().item(), True)):
-        balance = Balance()
-        for value in noise:
-            balance.add(groups(value.item() + offset), 1)
-        [unmet] = balance.unmet(regression(0.5), torch.tensor([1.0]), 1)
-        assert (unmet > 0) == far
+def test_what_is_unmet_is_covered_and_noise_fades_with_the_steps():
+    """In 200 trainings of a force and noise that are known: a bound two errors above the mean fails once in 44."""
+    generator, force, pull = torch.Generator().manual_seed(0), 0.3, 1 - 0.5**2
+    found = {}
+    for steps in (16, 256):
+        for value in force + torch.randn(steps, 200, generator=generator):
+            balance = found.setdefault(steps, Balance())
+            balance.add(groups(*value.tolist()), 200)
+    one = regression(0.5).objectives[0]
+    many = members([one] * 200)
+    shares = {k: torch.tensor(each.unmet(many, torch.ones(200), 1)) * pull for k, each in found.items()}
+    assert (shares[256] > force).sum() >= 185  # of Binomial(200, 0.977) 5 standard deviations below the mean
+    assert shares[256].mean() - force < (shares[16].mean() - force) / 2
 
 
 def test_members_have_their_own_and_those_without_kl_none():
@@ -66,7 +69,7 @@ def test_of_one_step_nothing_is_known():
     balance = Balance()
     balance.add(groups(0.0), 1)
     assert balance.unmet(regression(0.5), torch.tensor([1.0]), 1) == [math.inf]
-    assert Balance().unmet(regression(0.5), torch.tensor([1.0]), 1) == [0.0]  # there are no scales
+    assert Balance().unmet(regression(0.5), torch.tensor([1.0, 0.0]), 1) == [math.inf, 0.0]
 
 
 def test_a_narrow_posterior_is_unsettled_until_it_has_widened():
@@ -80,4 +83,4 @@ def test_a_narrow_posterior_is_unsettled_until_it_has_widened():
         model = mnvi.Sequential(mnvi.MNLinear(5, 20), nn.Tanh(), mnvi.MNLinear(20, 1))
         with pytest.warns(UserWarning, match="not settled") if epochs < 100 else torch.enable_grad():
             found.append(mnvi.fit(model, (x, y), "gaussian", epochs=epochs, kl_weight=1.0, batch_size=20))
-    assert found[0].unmet > found[1].unmet > 0.1 > found[2].unmet
+    assert found[0].unmet > found[1].unmet > 0.25 > found[2].unmet

@@ -267,6 +267,7 @@ class Counting(nn.Module):
         return self.layer(x)
 
 
+@pytest.mark.filterwarnings("ignore:the posterior has not settled")
 def test_a_buffer_assigned_in_forward_keeps_models_from_training_together():
     with pytest.raises(ValueError, match=r"cannot train in one vmap.*the buffer calls is assigned .* buffer\.copy_"):
         mnvi.fit([Counting(), Counting()], PAIR, epochs=2)
@@ -275,6 +276,7 @@ def test_a_buffer_assigned_in_forward_keeps_models_from_training_together():
     assert model.calls == 3  # of two epochs and the first look at its output; trials went one by one, on copies
 
 
+@pytest.mark.filterwarnings("ignore:the posterior has not settled")
 def test_a_likelihood_that_is_part_of_a_model_serves_that_one_alone():
     likelihood = Gaussian()
     models = [network(outputs=1), network(outputs=1, seed=1)]

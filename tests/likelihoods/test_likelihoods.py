@@ -98,6 +98,12 @@ CASES = {
         lambda _, o: td.Normal(o[0], o[1].exp().sqrt()),
         pair=True,
     ),
+    "heteroscedastic-min-scale": Case(
+        lambda: HeteroscedasticGaussian(min_scale=0.5),
+        WIDE,
+        lambda _, o: td.Normal(o[0], ((2 * o[1]).exp() + 0.25).sqrt()),
+        pair=True,
+    ),
     "poisson": Case(Poisson, WIDE, lambda _, o: td.Poisson(o.exp())),
     "student-t": Case(lambda: StudentT(9.0), WIDE, lambda like, o: td.StudentT(9.0, o, like.log_scale.exp())),
     "student-t-known": Case(lambda: StudentT(12.0, SCALES), WIDE, lambda _, o: td.StudentT(12.0, o, SCALES)),
@@ -530,6 +536,14 @@ def test_a_pair_and_its_concatenation_are_the_same():
     assert_close(HeteroscedasticGaussian(log_variance=True)((mean, 2 * log_scale), y), expected)
 
 
+def test_a_least_scale_bounds_the_density_and_its_derivatives():
+    mean, log_scale, y = torch.zeros(1, 1), torch.full((1, 1), -1000.0, requires_grad=True), torch.ones(1, 1)
+    assert HeteroscedasticGaussian()((mean, log_scale), y).isinf()
+    loss = HeteroscedasticGaussian(min_scale=0.1)((mean, log_scale), y)
+    assert_close(loss, -td.Normal(0.0, 0.1).log_prob(torch.tensor(1.0)))
+    assert torch.autograd.grad(loss, log_scale)[0].isfinite().all()
+
+
 UNFIT = {
     "no class dimension": (Categorical(), T(5), ValueError, r"\(5,\).*Bernoulli"),
     "one logit": (Categorical(), T(5, 1), ValueError, "Bernoulli"),
@@ -711,6 +725,7 @@ BAD = {
     "no scale of a t": (lambda: StudentT(4.0, 0.0), ValueError, "positive"),
     "df without a mean": (lambda: StudentT(1.0), ValueError, "df"),
     "df as text": (lambda: StudentT("4"), TypeError, "df"),
+    "negative least scale": (lambda: HeteroscedasticGaussian(min_scale=-1.0), ValueError, "min_scale"),
     "log variance as text": (lambda: HeteroscedasticGaussian(log_variance="yes"), TypeError, "log_variance"),
     "standardised classes": (lambda: Standardized(Categorical(), 0.0, 1.0), TypeError, "real targets"),
     "standardised nothing": (lambda: Standardized("gaussian", 0.0, 1.0), TypeError, "real targets"),
