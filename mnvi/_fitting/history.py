@@ -94,7 +94,7 @@ class History:
         if not self.settled:
             warnings.warn(
                 f"the posterior has not settled: at the end of the training the data met at least {self._met():.0f} % "
-                "of the pull of the KL on its scales; more epochs help, and so do smaller batches, which make more steps",
+                "of the pull of the KL on its scales; more epochs help, and so do smaller batches, for more steps",
                 stacklevel=stacklevel,
             )
 
