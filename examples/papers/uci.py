@@ -50,7 +50,8 @@ from examples.papers.uci_data import SETS
 from examples.papers.uci_laplace import laplace
 from examples.papers.uci_scores import PUBLISHED, SCORES, reached, scores, summary, table
 
-MEMBERS = 5  # of an ensemble
+MEMBERS = 5  # of an ensemble,
+JUDGES = 2  # of which so many are trained for each fold
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,10 @@ def run(name: str, method: str, settings: Settings, folder: Path) -> None:
     splits = uci_data.load(name, settings.splits)
     print(f"{name}, {method}: {len(splits)} splits of {len(splits[0].x)} training rows", flush=True)
     start, unfinished = time.process_time(), place / f"{method}.{fingerprint(kept)}"
-    choices = uci_choice.choose(splits, chosen, which.candidates, unfinished)
+    choices = uci_choice.choose(splits, chosen, which.candidates, unfinished, JUDGES if which.ensemble else 1)
     members = MEMBERS if which.ensemble else 1
     final = uci_choice.finish(splits, chosen, which.candidates, choices, members, unfinished)
-    found = {which.row: [each[:1] for each in final.predictions]}
+    found = {which.row: final.alone}
     if which.ensemble:
         found[which.ensemble] = final.predictions
     if extra:

@@ -1,14 +1,16 @@
 """How every method on tables is chosen and trained: by held-out training rows, then five networks on all of them.
 
 Below 2,000 training rows five folds are held out in turn, so that all rows judge; above, a tenth does once. The
-networks of all splits and folds train together. The candidate under whose mixture of draws the held-out targets of a
-split are most probable wins; at the same time these rows widen the learnt noise.
+networks of all splits and folds train together, two of each where an ensemble is wanted. The candidate under whose
+mixture of draws the held-out targets of a split are most probable wins; at the same time these rows widen the learnt
+noise, for an ensemble beside the mixture of the two, for a single network beside the first. An ensemble is wrong by
+less than its members, and noise that fits them would be too wide for it.
 """
 
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -71,11 +73,19 @@ Train = Callable[[Sequence[Pair], Recipe, Path], Networks]  # on a pair each; th
 
 @dataclass(frozen=True)
 class Choice:
-    """What held-out rows say of a split: number of the candidate, nats per row (standardized), factor of the noise."""
+    """What held-out rows say of a split.
+
+    Attributes:
+        candidate: its number.
+        loss: nats per row, of standardized targets, under the mixture of the networks.
+        widening: factor of the noise beside this mixture.
+        alone: and beside the first network.
+    """
 
     candidate: int
     loss: float
     widening: float
+    alone: float
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,8 @@ class Final:
     """The networks of all training rows, ``members`` of each split in turn, and what they predict of the tests."""
 
     networks: dict[int, tuple[Networks, int]]  # by split: the networks that trained with its candidate, where its are
-    predictions: list[list[Prediction]]
+    predictions: list[list[Prediction]]  # of each split's members, with the noise of their mixture
+    alone: list[list[Prediction]]  # of the first, with its own
 
 
 def parts(size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -94,8 +105,10 @@ def parts(size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     return [(_others(out, size), out) for out in held]
 
 
-def choose(splits: Sequence[Split], recipe: Recipe, candidates: Sequence[Train], place: Path) -> list[Choice]:
-    """The best candidate of every split; what is judged is kept in the file ``place``.json."""
+def choose(
+    splits: Sequence[Split], recipe: Recipe, candidates: Sequence[Train], place: Path, judges: int = 1
+) -> list[Choice]:
+    """The best candidate of every split, by ``judges`` networks a fold; what they say is kept beside ``place``."""
     kept = place.with_name(place.name + ".choices.json")
     judged: list[list[Choice]] = []
     if kept.exists():
@@ -103,29 +116,36 @@ def choose(splits: Sequence[Split], recipe: Recipe, candidates: Sequence[Train],
     folds = parts(len(splits[0].x), recipe.seed)
     for number, train in enumerate(candidates[len(judged) :], len(judged)):
         print(f"  candidate {number + 1} of {len(candidates)}", flush=True)
-        pairs = [(split.x[rest], split.y[rest]) for split in splits for rest, _ in folds]
+        pairs = [(split.x[rest], split.y[rest]) for split in splits for rest, _ in folds for _ in range(judges)]
         path = place.with_name(place.name + f".{number}.pt")
         networks = train(pairs, recipe, path)
-        judged.append([Choice(number, *each) for each in judge(splits, folds, networks, recipe)])
-        checkpoints.write_json(kept, [[[c.candidate, c.loss, c.widening] for c in each] for each in judged])
+        judged.append([Choice(number, *each) for each in judge(splits, folds, networks, recipe, judges)])
+        checkpoints.write_json(kept, [[astuple(choice) for choice in each] for each in judged])
         path.unlink(missing_ok=True)
     return [min(of_split, key=lambda each: each.loss) for of_split in zip(*judged, strict=True)]
 
 
 def judge(
-    splits: Sequence[Split], folds: Sequence[tuple[Tensor, Tensor]], networks: Networks, recipe: Recipe
-) -> list[tuple[float, float]]:
-    """(nats per held-out row, widening) of every split: the noise of its folds, which is one, widened on all rows."""
-    drawn = networks.drawn([split.x[out] for split in splits for _, out in folds], recipe.draws)
-    found, count = [], len(folds)
+    splits: Sequence[Split], folds: Sequence[tuple[Tensor, Tensor]], networks: Networks, recipe: Recipe, judges: int
+) -> list[tuple[float, float, float]]:
+    """Of every split what :class:`Choice` has: the noise of its networks is one, widened on the rows of all folds."""
+    drawn = networks.drawn([split.x[out] for split in splits for _, out in folds for _ in range(judges)], recipe.draws)
+    found, count = [], len(folds) * judges
     for k, split in enumerate(tqdm(splits, "judging", delay=2, leave=False)):
-        mine = slice(k * count, (k + 1) * count)
-        likelihood = Gaussian()
-        torch.nn.init.constant_(likelihood.log_scale, sum(networks.log_scales[mine]) / count)
-        outputs, target = torch.cat(drawn[mine], 1), torch.cat([split.y[out] for _, out in folds])
-        widening = likelihood.calibrate_(outputs, target)
-        found.append((-likelihood.log_prob(outputs, target).double().mean().item(), widening))
+        mine, target = slice(k * count, (k + 1) * count), torch.cat([split.y[out] for _, out in folds])
+        outputs = [torch.cat(drawn[mine][which::judges], 1) for which in range(judges)]
+        log_scale = sum(networks.log_scales[mine]) / count
+        widening, loss = widened(log_scale, torch.cat(outputs), target)
+        found.append((loss, widening, widened(log_scale, outputs[0], target)[0]))
     return found
+
+
+def widened(log_scale: float, outputs: Tensor, target: Tensor) -> tuple[float, float]:
+    """(factor of the noise, nats per row with it) for draws (S, n, 1) of standardized targets."""
+    likelihood = Gaussian()
+    torch.nn.init.constant_(likelihood.log_scale, log_scale)
+    widening = likelihood.calibrate_(outputs, target)
+    return widening, -likelihood.log_prob(outputs, target).double().mean().item()
 
 
 def finish(
@@ -135,6 +155,7 @@ def finish(
     """Train ``members`` networks of each split with its candidate on all training rows, and predict the test."""
     networks: dict[int, tuple[Networks, int]] = {}
     predictions: dict[int, list[Prediction]] = {}
+    alone: dict[int, list[Prediction]] = {}
     for number in sorted({choice.candidate for choice in chosen}):
         which = [k for k, choice in enumerate(chosen) if choice.candidate == number]
         print(f"  {len(which)} splits with candidate {number + 1}, {members} networks each", flush=True)
@@ -142,17 +163,19 @@ def finish(
         trained = candidates[number](pairs, recipe, place.with_name(place.name + f".final-{number}.pt"))
         drawn = trained.drawn([splits[k].test_x for k in which for _ in range(members)], recipe.draws)
         for at, k in enumerate(which):
-            mine = range(at * members, (at + 1) * members)
-            scales = [trained.log_scales[i] + math.log(chosen[k].widening) for i in mine]
-            predictions[k] = [predicted(splits[k], drawn[i], scale) for i, scale in zip(mine, scales, strict=True)]
+            mine = slice(at * members, (at + 1) * members)
+            of_split = list(zip(drawn[mine], trained.log_scales[mine], strict=True))
+            predictions[k] = [predicted(splits[k], *each, chosen[k].widening) for each in of_split]
+            alone[k] = [predicted(splits[k], *of_split[0], chosen[k].alone)]
             networks[k] = trained, at * members
-    return Final(networks, [predictions[k] for k in range(len(splits))])
+    every = range(len(splits))
+    return Final(networks, [predictions[k] for k in every], [alone[k] for k in every])
 
 
-def predicted(split: Split, drawn: Tensor, log_scale: float) -> Prediction:
-    """The mixture of standardized outputs (S, n, 1) with this noise, in units."""
+def predicted(split: Split, drawn: Tensor, log_scale: float, widening: float) -> Prediction:
+    """The mixture of standardized outputs (S, n, 1) with this noise, widened, in units."""
     likelihood = Gaussian()
-    torch.nn.init.constant_(likelihood.log_scale, log_scale)
+    torch.nn.init.constant_(likelihood.log_scale, log_scale + math.log(widening))
     with torch.no_grad():
         return split.in_units(likelihood).prediction(drawn)
 

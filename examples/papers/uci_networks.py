@@ -15,7 +15,7 @@ from mnvi.covariance import Diagonal
 from mnvi.likelihoods import Gaussian
 from mnvi.posteriors import MatrixNormal, PosteriorSpec
 
-KL_WEIGHTS = (0.3, 0.1)  # what Bayesian networks choose from, as untempered ones underfit;
+KL_WEIGHTS = (1.0, 0.3, 0.1)  # what Bayesian networks choose from;
 LENGTHS = (1.0, 0.25, 0.06)  # networks without a posterior, which overfit: shares of the steps,
 DROPPED = (0.01, 0.05, 0.1)  # and of the hidden units, which dropout drops
 ROWS = 1000  # at a time in predictions

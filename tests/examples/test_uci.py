@@ -1,5 +1,6 @@
 """The regression tables: a smoke run of every method, the scores, and that no test row is looked at in training."""
 
+import itertools
 import json
 import math
 
@@ -145,6 +146,34 @@ def test_held_out_rows_choose_the_likelier_networks_and_their_noise(tmp_path):
     expected = -scipy.stats.norm.logpdf(noise, 0, 0.1 * choice.widening).mean()
     assert choice.loss == pytest.approx(expected, rel=1e-4)
     assert 0.1 * choice.widening == pytest.approx(deviation, rel=0.06)
+
+
+def test_the_noise_of_an_ensemble_is_that_beside_its_mixture(tmp_path):
+    """Two networks of each fold, off by a constant up and down: their mean is right, each alone is not."""
+    torch.manual_seed(0)
+    x, y = torch.arange(200.0)[:, None], 0.1 * torch.randn(200, 1)
+    split = uci_data.Split(x, y, x, y, torch.tensor(0.0), torch.tensor(1.0))
+
+    class UpAndDown:
+        log_scales = [math.log(0.1)] * 10
+
+        def drawn(self, inputs, count):
+            shifts = itertools.cycle((0.1, -0.1))
+            return [torch.full((count, len(rows), 1), next(shifts)) for rows in inputs]
+
+    trainings = []
+
+    def train(pairs, recipe, checkpoint):
+        trainings.append(len(pairs))
+        return UpAndDown()
+
+    [choice] = uci_choice.choose([split], Recipe(draws=2), [train], tmp_path / "kept", judges=2)
+    assert trainings == [10]
+    assert choice.widening < 1 < choice.alone == pytest.approx(2**0.5, rel=0.15)
+    final = uci_choice.finish([split], Recipe(draws=2), [train], [choice], 2, tmp_path / "kept")
+    assert [len(final.predictions[0]), len(final.alone[0])] == [2, 1]
+    scales = [each[0][0].variance[0].sqrt().item() for each in (final.predictions, final.alone)]
+    assert scales == pytest.approx([0.1 * choice.widening, 0.1 * choice.alone], rel=1e-5)
 
 
 def test_scores_against_scipy():
