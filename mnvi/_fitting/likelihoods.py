@@ -14,7 +14,7 @@ from .examples import Examples
 
 REAL: dict[str, Callable[[], Likelihood]] = {
     "gaussian": Gaussian,
-    "heteroscedastic_gaussian": partial(HeteroscedasticGaussian, min_scale=1e-3),
+    "heteroscedastic_gaussian": partial(HeteroscedasticGaussian, min_scale=1e-2),
     "student_t": StudentT,
 }
 

@@ -26,7 +26,7 @@ class HeteroscedasticGaussian(Tempered):
         min_scale: in units of the target. The density has no upper bound where a mean meets its target and the scale
             goes to 0, as happens to a row that is far from all others; some scale of the measurement's own bounds it
             (Lakshminarayanan et al., 2017, arXiv:1612.01474, take a variance of 1e-6). The short name
-            ``"heteroscedastic_gaussian"`` of :func:`mnvi.fit` has a thousandth of the targets' deviation.
+            ``"heteroscedastic_gaussian"`` of :func:`mnvi.fit` has a hundredth of the targets' deviation.
 
     Example:
         >>> likelihood = mnvi.likelihoods.HeteroscedasticGaussian()
