@@ -632,6 +632,14 @@ def test_single_precision_keeps_log_scales_of_fifty():
     )
 
 
+@pytest.mark.parametrize("unit", [1e20, 1e-25])
+def test_in_single_precision_the_information_about_the_weights_has_no_unit(unit):
+    outputs = torch.randn(9, 5, 2, generator=torch.Generator().manual_seed(4)).float()
+    p, expected = Gaussian(unit).prediction(unit * outputs), Gaussian(1.0).prediction(outputs)
+    assert_close(p.predictive_entropy, expected.predictive_entropy + math.log(unit))
+    assert_close(p.mutual_information, expected.mutual_information)
+
+
 def test_student_t_of_single_precision_does_not_square_far_outliers():
     far = StudentT(3.0, 1e-10)(torch.zeros(1, dtype=torch.float32), torch.full((1,), 1e15, dtype=torch.float32))
     exact = -td.StudentT(3.0, torch.zeros(1), torch.tensor([1e-10])).log_prob(torch.tensor([1e15])).item()
