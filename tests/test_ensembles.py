@@ -86,7 +86,9 @@ def test_entropies_are_those_of_the_mean_or_of_the_normal_with_the_moments(row):
 
 
 @pytest.mark.parametrize("unit", [1e20, 1e-25])
-@pytest.mark.parametrize("kind", [Gaussian, lambda scale: Standardized(Gaussian(), 3 * scale, scale)])
+@pytest.mark.parametrize(
+    "kind", [Gaussian, lambda scale: Standardized(Gaussian(), *torch.tensor([3 * scale, scale]).float())]
+)
 def test_entropies_change_with_the_unit_by_its_logarithm(kind, unit):
     """The variance is no number of float32 then."""
     outputs = [torch.randn(S, 7, 2, generator=torch.Generator().manual_seed(k)).float() for k in range(2)]

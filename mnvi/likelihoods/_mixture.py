@@ -79,11 +79,14 @@ class Mixture(Likelihood):
         That of real targets is computed in double precision, as the square of a unit such as 1e20 overflows in single.
         """
         exact = not self.discrete and first(draws).device.type != "mps"  # which has no double precision
-        parts = []
-        for member, rows, own in self._parts(draws):
-            parts.append((len(rows), member.summary(over(Tensor.double, own) if exact else own)))
+        parts = [
+            (len(rows), member.summary(over(Tensor.double, own) if exact else own))
+            for member, rows, own in self._parts(draws)
+        ]
         found = self._joint_summary(parts, len(draws[-1]))
-        return tuple(None if each is None else each.to(first(draws).dtype) for each in found)  # type: ignore[return-value]
+        member, _, own = self._parts(draws)[0]
+        dtype = member.summary(over(lambda each: each[:1], own))[0].dtype  # that of the model by itself
+        return tuple(None if each is None else each.to(dtype) for each in found)  # type: ignore[return-value]
 
     def _joint_summary(self, parts: Sequence[tuple[int, Summary]], count: int) -> Summary:
         """The summary of ``count`` draws, from the number of those of each model and their summary."""
