@@ -64,16 +64,18 @@ def main(settings: Settings) -> pd.DataFrame:
         def draws(inputs: Tensor) -> Tensor:
             nn.ModuleList(models).train()  # in which dropout drops and layers draw weights
             with torch.no_grad():
-                return torch.stack([model(inputs) for model in models for _ in range(64)]).double()
+                return torch.stack([model(inputs) for model in models for _ in range(64)])
 
         noise.calibrate_(draws(x[:held]), y[:held], spread=1.0)  # of the mixture of all networks
         return noise.prediction(draws(test_x))
 
     def line() -> mnvi.Prediction:
         a, test_a = (nn.functional.pad(each.double(), (0, 1), value=1.0) for each in (x, test_x))
-        solution = torch.linalg.lstsq(a[held:], y[held:], driver="gelsd").solution  # of any rank
-        noise = (y[:held] - a[:held] @ solution).square().mean().sqrt()
-        return mnvi.likelihoods.Gaussian(noise).prediction((test_a @ solution)[None])
+        center, size = y[held:].mean(0), y[held:].std(0)
+        solution = torch.linalg.lstsq(a[held:], (y[held:] - center) / size, driver="gelsd").solution  # of any rank
+        noise = ((y[:held] - center) / size - a[:held] @ solution).square().mean().sqrt()
+        likelihood = mnvi.likelihoods.Standardized(mnvi.likelihoods.Gaussian(noise), center, size)
+        return likelihood.prediction((test_a @ solution).float()[None])
 
     scores = {}
     for name, predicted in {
