@@ -6,6 +6,7 @@ import math
 import pickle
 import time
 from collections import deque
+from typing import Any
 
 import pytest
 import torch
@@ -573,7 +574,8 @@ class Keeping(nn.Module):
         self.layer = mnvi.MNLinear(4, 3)
         self.last = None
         self.register_buffer("running", torch.zeros(()))
-        self.named, self.listed, self.recent, self.nested = {"calls": 0}, [], deque(maxlen=2), ([], {})
+        self.named: dict[str, Any] = {"calls": 0}
+        self.listed, self.recent, self.nested = [], deque(maxlen=2), ([], {})
 
     def forward(self, x):
         self.last = self.layer(x)
