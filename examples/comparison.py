@@ -96,7 +96,8 @@ def present(settings: Settings) -> list[str]:
 def finished(folder: Path, settings: Settings, fixed: dict) -> dict[tuple[int, str], dict]:
     """The results that there are, by seed and method."""
     units = {f"{name}-{seed}": (seed, name) for name in METHODS for seed in range(settings.seeds)}
-    return {units[unit]: run for unit, run in comparison.finished(folder, list(units), fixed).items()}
+    found = comparison.finished(folder, list(units), fixed, needs=("seed", "cost", "rows"))
+    return {units[unit]: run for unit, run in found.items()}
 
 
 def run(name: str, seed: int, settings: Settings, fixed: dict, trial: Trial, folder: Path) -> None:
@@ -120,7 +121,7 @@ def prepared(seed: int, settings: Settings, fixed: dict, trial: Trial, path: Pat
     build = partial(NETWORKS[settings.network], trial.shape, trial.classes)
     torch.manual_seed(seed)
     parts = {"trained": build(), "plain": build()}
-    progress = checkpoints.resume(path, parts, fixed)
+    progress = checkpoints.resume(path, parts, fixed, "give another --out, or delete it")
     if progress is None:
         seconds = []
         for part, model in parts.items():

@@ -46,9 +46,10 @@ def main(settings: Settings) -> pd.DataFrame:
     torch.manual_seed(settings.seed)
     table = tables.read(settings.table, settings.target)
     rows = np.random.default_rng(settings.seed).permutation(len(table))
-    test, train = torch.tensor(table.to_numpy(np.float32)[rows]).tensor_split([len(rows) // 5])
+    # In double precision, as columns may vary little around a large number; what networks see is standardised.
+    test, train = torch.tensor(table.to_numpy(np.float64)[rows]).tensor_split([len(rows) // 5])
     mean, std = train[:, :-1].mean(0), train[:, :-1].std(0)
-    x, test_x = ((part[:, :-1] - mean) / std.where(std > 0, 1.0) for part in (train, test))
+    x, test_x = (((part[:, :-1] - mean) / std.where(std > 0, 1.0)).float() for part in (train, test))
     y, test_y = train[:, -1:], test[:, -1:]
     held = len(y) // 7  # rows that set the noise, the first ones of a random order
     kind, outputs = ("gaussian", 1) if settings.noise == "learnt" else ("heteroscedastic_gaussian", 2)
@@ -69,10 +70,12 @@ def main(settings: Settings) -> pd.DataFrame:
         return noise.prediction(draws(test_x))
 
     def line() -> mnvi.Prediction:
-        a, test_a = (nn.functional.pad(each, (0, 1), value=1.0) for each in (x, test_x))
-        solution = torch.linalg.lstsq(a[held:], y[held:], driver="gelsd").solution  # of any rank
-        noise = (y[:held] - a[:held] @ solution).square().mean().sqrt()
-        return mnvi.likelihoods.Gaussian(noise).prediction((test_a @ solution)[None])
+        a, test_a = (nn.functional.pad(each.double(), (0, 1), value=1.0) for each in (x, test_x))
+        center, size = y[held:].mean(0), y[held:].std(0)
+        solution = torch.linalg.lstsq(a[held:], (y[held:] - center) / size, driver="gelsd").solution  # of any rank
+        noise = ((y[:held] - center) / size - a[:held] @ solution).square().mean().sqrt()
+        likelihood = mnvi.likelihoods.Standardized(mnvi.likelihoods.Gaussian(noise), center, size)
+        return likelihood.prediction((test_a @ solution).float()[None])
 
     scores = {}
     for name, predicted in {
@@ -81,12 +84,21 @@ def main(settings: Settings) -> pd.DataFrame:
         "MC dropout": lambda: networks(1, nn.Linear, 0.0, nn.Dropout(0.1)),
         "Bayesian networks": lambda: networks(settings.networks, mnvi.MNLinear, settings.kl_weight),
     }.items():
-        start, prediction = time.process_time(), predicted()
+        start, prediction = time.process_time(), None
+        try:
+            prediction = predicted()
+        except ValueError as error:  # such as a loss that is not finite
+            print(f"{name}: {error}", flush=True)
+            continue
         scores[name] = {"seconds": time.process_time() - start} | intervals.scores([prediction], test_y)
-    table = pd.DataFrame(scores).T.assign(cost=lambda each: each.seconds / each.seconds.iloc[0])  # of the plain one
-    print(table.to_string(float_format="%.2f"))
-    intervals.write(Path(settings.out), rows[: len(test)], test_y, [prediction])
-    return table
+    found = pd.DataFrame(scores).T.assign(cost=lambda each: each.seconds / each.seconds.get("plain network", np.nan))
+    print(found.to_string(float_format="%.2f"))
+    if prediction is None:  # nor may a file of another run stay
+        Path(settings.out).unlink(missing_ok=True)
+        print(f"{settings.out} is not written, as the last method failed")
+    else:
+        intervals.write(Path(settings.out), rows[: len(test)], test_y, [prediction])
+    return found
 
 
 if __name__ == "__main__":

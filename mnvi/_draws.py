@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ._first_call import first_call, refuse_nan, refuse_one_example
 from ._inputs import Inputs
+from ._torch.dead_tensors import keeping_tensors
 from .layers import bayesian_layers
 from .likelihoods import Likelihood
 from .likelihoods.base import Draws, first, over
@@ -79,7 +80,7 @@ class Sampler:
     def _chunk(self, output: Callable[..., Draws], size: int) -> Draws:
         if self.batched:
             try:
-                with _keeping_tensors(self.model):
+                with keeping_tensors(self.model):
                     draws = torch.func.vmap(output, randomness="different")(torch.empty(size))
                 self.advance(size)
                 return draws
@@ -107,20 +108,3 @@ def _counting(model: nn.Module) -> Iterator[list[int]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _keeping_tensors(model: nn.Module):
-    """Give the modules back the tensors that they had as attributes and buffers: those that vmap leaves are dead."""
-    holders = [holder for module in model.modules() for holder in (vars(module), module._buffers)]
-    before = [dict(holder) for holder in holders]
-    try:
-        yield
-    finally:
-        for holder, had in zip(holders, before, strict=True):
-            changed = [name for name, v in holder.items() if isinstance(v, Tensor) and v is not had.get(name)]
-            for name in changed:
-                if name in had:
-                    holder[name] = had[name]
-                else:
-                    del holder[name]

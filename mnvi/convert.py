@@ -1,11 +1,13 @@
 """Conversion of a network: trained torch layers become Bayesian ones, and go back."""
 
 import copy
+import math
 import warnings
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -94,6 +96,8 @@ def to_bayesian(
     norms = choose_norms(model, skip, only) if bias_posterior else {}
     chosen = choose_layers(model, skip, only, norms)
     refuse_tied(model, [*chosen, *norms], TIED, ("weight", "bias") if bias_posterior else ("weight",))
+    for layer, name in chosen.items():
+        _refuse_sizes(name, layer.weight.detach())
     warn_if_large(chosen, posterior, estimator)
     _warn_of_deterministic(model, chosen, skip, only)
     # All parts before any change, so that a prior that does not fit leaves the model as it was.
@@ -171,10 +175,33 @@ def _parts(
 ) -> tuple[priors.Prior, posteriors.Posterior]:
     """The prior and posterior for a trained ``weight``, with standard deviations of a tenth of its root mean square."""
     made_prior, made_posterior = build_parts(weight, posterior, prior, initial_scale(weight))
-    scale = 0.0 if weight.is_meta else INITIAL_RATIO * weight.detach().square().mean().sqrt().item()
+    scale = 0.0 if weight.is_meta else INITIAL_RATIO * _root_mean_square(weight.detach())
     if scale > 0:
         made_posterior.set_scale_(scale)
     return made_prior, made_posterior
+
+
+def _refuse_sizes(name: str, weight: Tensor) -> None:
+    """Raise ValueError for a weight that no KL can be computed of."""
+    if not weight.numel():
+        raise ValueError(f"the weight of layer {name!r} has no entries, shape {tuple(weight.shape)}; name it in skip")
+    size = 0.0 if weight.is_meta else _root_mean_square(weight)
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    if size * (2 * weight.numel()) ** 0.5 > torch.finfo(dtype).max ** 0.5:  # twice, for the variances
+        raise ValueError(
+            f"the weight of layer {name!r} has a root mean square of {size:.2g}, whose sum of squares overflows in "
+            f"{dtype}; divide it, or name it in skip"
+        )
+
+
+def _root_mean_square(weight: Tensor) -> float:
+    """Scaled by a power of two, which is exact, so that squares neither overflow nor underflow; 0 if not finite."""
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    largest = weight.abs().max().item()
+    if not math.isfinite(largest):
+        return 0.0
+    unit = 2.0 ** max(math.frexp(largest)[1], -126)
+    return unit * (weight / unit).square().mean().sqrt().item()
 
 
 def _warn_of_deterministic(

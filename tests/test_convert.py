@@ -1,6 +1,7 @@
 """Conversion of whole networks to Bayesian ones, and back."""
 
 import copy
+import math
 import pickle
 import warnings
 
@@ -59,6 +60,35 @@ def test_the_posterior_starts_at_a_tenth_of_the_size_of_the_weights(scale):
     size = plain.weight.square().mean().sqrt().item()
     model = to_bayesian(plain)
     assert_close(model.distribution().variance.sqrt(), torch.full((4, 6), 0.1 * size))
+
+
+@pytest.mark.parametrize("exponent", [-100, -40, 40])  # whose squares are no numbers of float32 but for the last
+def test_the_size_of_weights_of_single_precision_may_be_extreme(exponent):
+    plain = nn.Linear(6, 4).float()
+    size = plain.weight.square().mean().sqrt().item()
+    with torch.no_grad():
+        plain.weight.mul_(2.0**exponent)
+    model = to_bayesian(plain, posterior=mnvi.posteriors.Diagonal())
+    expected = torch.full((4, 6), math.log(0.1 * size) + exponent * math.log(2)).float()
+    torch.testing.assert_close(model.posterior.log_scale.detach(), expected, rtol=1e-6, atol=0)
+    assert model.kl().isfinite()
+
+
+def test_weights_without_a_kl_are_refused():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)).float()
+    with torch.no_grad():
+        model[1].weight.fill_(1e20)
+    with pytest.raises(ValueError, match=r"layer '1' has a root mean square of 1e\+20, .* overflows in torch\.float32"):
+        to_bayesian(model)
+    assert type(model[0]) is nn.Linear
+    to_bayesian(model, skip=["1"])
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("sizes", [(0, 3), (3, 0)])
+def test_a_weight_without_entries_is_refused(sizes):
+    with pytest.raises(ValueError, match=r"layer '1' has no entries, shape .*; name it in skip"):
+        to_bayesian(nn.Sequential(nn.Linear(2, 2), nn.Linear(*sizes)))
 
 
 def test_a_layer_of_zeros_gets_a_posterior_too():

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import mnvi
 from mnvi import predict
 from mnvi.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Poisson, Standardized, StudentT
+from mnvi.likelihoods._mixture import Mixture
 from tests.cases import cases
 from tests.laws import assert_close, randomise
 from tests.models import X
@@ -82,6 +83,26 @@ def test_entropies_are_those_of_the_mean_or_of_the_normal_with_the_moments(row):
     assert_close(p.predictive_entropy, entropy)
     assert_close(p.mutual_information, p.predictive_entropy - p.expected_entropy)
     assert (p.mutual_information > torch.stack([each.mutual_information for each in alone]).mean(0)).all()
+
+
+@pytest.mark.parametrize("unit", [1e20, 1e-25])
+@pytest.mark.parametrize(
+    "kind", [Gaussian, lambda scale: Standardized(Gaussian(), *torch.tensor([3 * scale, scale]).float())]
+)
+def test_entropies_change_with_the_unit_by_its_logarithm(kind, unit):
+    """The variance is no number of float32 then."""
+    outputs = [torch.randn(S, 7, 2, generator=torch.Generator().manual_seed(k)).float() for k in range(2)]
+
+    def predicted(unit):
+        mixture = Mixture([kind(0.4 * unit), kind(0.7 * unit)])
+        size = unit if kind is Gaussian else 1.0
+        return mixture.prediction(mixture.joined([each * size for each in outputs]))
+
+    small, large = predicted(1.0), predicted(unit)
+    assert large.predictive_entropy.dtype == torch.float32
+    assert_close(large.predictive_entropy, small.predictive_entropy + math.log(unit))
+    assert_close(large.expected_entropy, small.expected_entropy + math.log(unit))
+    torch.testing.assert_close(large.mutual_information, small.mutual_information, rtol=0, atol=2e-5)
 
 
 @cases("row", KINDS)

@@ -5,6 +5,8 @@ import dataclasses
 import math
 import pickle
 import time
+from collections import deque
+from typing import Any
 
 import pytest
 import torch
@@ -586,17 +588,25 @@ def test_progress_without_an_end_counts(capsys, monkeypatch):
 
 
 class Keeping(nn.Module):
-    """Keeps what it computes, as an attribute and as a buffer."""
+    """Keeps what it computes: as an attribute, as a buffer, and in containers old and new."""
 
     def __init__(self):
         super().__init__()
         self.layer = mnvi.MNLinear(4, 3)
         self.last = None
         self.register_buffer("running", torch.zeros(()))
+        self.named: dict[str, Any] = {"calls": 0}
+        self.listed, self.recent, self.nested = [], deque(maxlen=2), ([], {})
 
     def forward(self, x):
         self.last = self.layer(x)
         self.running = 0.9 * self.running + 0.1 * self.last.mean()
+        self.new, self.named["y"] = [{"y": self.last}], (self.last,)
+        self.named["calls"] += 1
+        self.listed.append(self.last)
+        self.recent.append(self.last)
+        self.nested[0].append(self.last)
+        self.nested[1]["y"] = self.last
         return self.last
 
 
@@ -606,6 +616,10 @@ def test_draws_leave_nothing_behind_in_the_model():
     copy.deepcopy(model)
     assert model.last.sum().isfinite()
     assert model.state_dict()["running"].isfinite()
+    [inner], mapping = model.nested
+    found = [model.new[0]["y"], *model.named["y"], *model.listed, *model.recent, inner, mapping["y"]]
+    assert all(torch.equal(each, model.last) for each in found)  # of the call before the draws
+    assert model.named["calls"] > 1  # what is no tensor stays
 
 
 # Modes ----------------------------------------------------------------------------------------------------------------

@@ -49,15 +49,19 @@ def save(path: Path, parts: Mapping[str, Any], settings: dict, progress: dict) -
     write(path, lambda temporary: torch.save(content, temporary))
 
 
-def resume(path: Path, parts: Mapping[str, Any], settings: dict) -> dict | None:
+RESTART = "give another --out, or --restart to begin anew"
+
+
+def resume(path: Path, parts: Mapping[str, Any], settings: dict, advice: str = RESTART) -> dict | None:
     """Put every part and torch's random state back to a checkpoint; its ``progress``, or ``None`` if there is none.
+
+    ``advice`` ends every error: what the program offers to do about it.
 
     Raises:
         ValueError: the checkpoint is of other settings or another architecture, or cannot be read.
     """
     if not path.exists():
         return None
-    advice = "give another --out, or --restart to begin anew"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         saved, progress = dict(content["settings"]), dict(content["progress"])

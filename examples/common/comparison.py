@@ -10,11 +10,14 @@ import numpy as np
 from examples.common import checkpoints
 
 
-def finished(folder: Path, methods: Sequence[str], settings: dict | None = None) -> dict[str, dict]:
+def finished(
+    folder: Path, methods: Sequence[str], settings: dict | None = None, *, needs: Sequence[str] = ()
+) -> dict[str, dict]:
     """What ``method.json`` holds for each of the methods that there is one of.
 
     Raises:
-        ValueError: they are of different settings, or of others than ``settings``, or one cannot be read.
+        ValueError: they are of different settings, or of others than ``settings``, or one cannot be read or lacks a
+            key of ``needs``.
     """
     runs: dict[str, dict] = {}
     for name in methods:
@@ -23,10 +26,11 @@ def finished(folder: Path, methods: Sequence[str], settings: dict | None = None)
             continue
         try:
             runs[name] = json.loads(path.read_text())
-            runs[name]["method"]
+            if missing := [key for key in ("method", "settings", *needs) if key not in runs[name]]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
             saved = {key: value for key, value in runs[name]["settings"].items() if key not in ("threads", "minutes")}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{path} is not a result of this program ({error})") from error
+            raise ValueError(f"{path} is not a result of this program ({error}); delete it") from error
         settings = saved if settings is None else settings
         if different := [key for key in saved if saved[key] != settings.get(key)]:
             raise ValueError(f"{path} is of other settings ({', '.join(different)}); give another --out, or delete it")

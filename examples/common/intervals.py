@@ -18,7 +18,8 @@ SAMPLES = 2000  # of an observation, for intervals
 def interval(parts: Sequence[Prediction], level: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
     """Mean of the mixture, and the ends of its central interval of this probability, in the shape of the targets."""
     draws = torch.cat([part.sample(max(1, SAMPLES // len(parts))) for part in parts])
-    low, high = draws.quantile(torch.tensor([0.5 - level / 2, 0.5 + level / 2]), 0)
+    ends = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=draws.dtype)
+    low, high = draws.quantile(ends, 0)
     return torch.stack([part.mean for part in parts]).mean(0), low, high
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_diabetes
 
+LARGEST = float(np.finfo(np.float32).max)
 LEAST = 50  # rows, of which a fifth is a test and some of the others set the noise
 
 
@@ -22,7 +23,8 @@ def read(path: str | None, target: str | None) -> pd.DataFrame:
             missing scikit-learn's diabetes patients.
 
     Raises:
-        ValueError: it is no such file, has no such column, or a column or row is not of finite numbers; names it and
+        ValueError: it is no such file, has no such column, or a column or row is not of finite numbers, or of ones
+            beyond single precision; names it and
             what to do.
         OSError: there is no file.
     """
@@ -53,6 +55,8 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
         which = ", ".join(bad[:10]) + ", …" * (len(bad) > 10)
         more = "counted from 0; fill them in or drop them"
         raise ValueError(f"{len(bad)} of the rows lack a finite number, in {columns}: {which}, {more}")
+    if bad := [str(name) for name in table if np.abs(table[name].to_numpy(float)).max() > LARGEST]:
+        raise ValueError(f"numbers must be within ±{LARGEST:.1e}, as networks take them; divide {', '.join(bad)}")
     if table.iloc[:, -1].nunique() == 1:
         raise ValueError(f"the target, {table.columns[-1]}, is constant: there is nothing to learn of it")
     return table

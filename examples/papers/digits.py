@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> dict:
     torch.set_num_threads(1)
     folder = checkpoints.prepare(settings.out)
     fixed = {name: value for name, value in asdict(settings).items() if name not in ("methods", "out")}
-    done = comparison.finished(folder, list(METHODS), fixed)
+    done = comparison.finished(folder, list(METHODS), fixed, needs=("splits",))
     for name in ["plain", *command_line.names(settings.methods, tuple(METHODS))]:
         if name not in done and (name != "ivon" or find_spec("ivon")):
             splits = [run(name, k, settings) for k in range(settings.splits)]

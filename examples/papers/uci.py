@@ -133,7 +133,7 @@ def run(name: str, method: str, settings: Settings, folder: Path) -> None:
     place = checkpoints.prepare(folder / name)
     extra = "laplace" if method == "plain" and name != "protein" else None
     rows = [row for row in (which.row, which.ensemble, extra) if row]
-    if len(finished(place, rows, kept)) == len(rows):
+    if len(finished(place, rows, kept, needs=("summary",))) == len(rows):
         return
     splits = uci_data.load(name, settings.splits)
     print(f"{name}, {method}: {len(splits)} splits of {len(splits[0].x)} training rows", flush=True)
@@ -168,7 +168,7 @@ def fingerprint(settings: dict) -> str:
 
 def collect(folder: Path) -> dict:
     """Put the results in ``folder`` into ``result.json`` and ``uci.png``, and print the tables."""
-    runs = {name: found for name in SETS if (found := finished(folder / name, ROWS))}
+    runs = {name: found for name in SETS if (found := finished(folder / name, ROWS, needs=("summary",)))}
     for score in SCORES if runs else ():
         print(f"\n{score}\n\n{table(runs, score)}")
     for row in ROWS if runs else ():

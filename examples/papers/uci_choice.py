@@ -110,9 +110,7 @@ def choose(
 ) -> list[Choice]:
     """The best candidate of every split, by ``judges`` networks a fold; what they say is kept beside ``place``."""
     kept = place.with_name(place.name + ".choices.json")
-    judged: list[list[Choice]] = []
-    if kept.exists():
-        judged = [[Choice(*each) for each in of_candidate] for of_candidate in json.loads(kept.read_text())]
+    judged = _read(kept, len(splits)) if kept.exists() else []
     folds = parts(len(splits[0].x), recipe.seed)
     for number, train in enumerate(candidates[len(judged) :], len(judged)):
         print(f"  candidate {number + 1} of {len(candidates)}", flush=True)
@@ -123,6 +121,20 @@ def choose(
         checkpoints.write_json(kept, [[astuple(choice) for choice in each] for each in judged])
         path.unlink(missing_ok=True)
     return [min(of_split, key=lambda each: each.loss) for of_split in zip(*judged, strict=True)]
+
+
+def _read(path: Path, splits: int) -> list[list[Choice]]:
+    """The choices of the candidates that were judged, of every split; ValueError where the file has others."""
+    try:
+        found = [
+            [Choice(int(number), float(loss), float(widening)) for number, loss, widening in of_candidate]
+            for of_candidate in json.loads(path.read_text())
+        ]
+        if any(len(each) != splits for each in found):
+            raise ValueError(f"{splits} choices of every candidate are needed")
+        return found
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete it to judge the candidates anew") from error
 
 
 def judge(

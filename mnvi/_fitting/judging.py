@@ -8,13 +8,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._inputs import Inputs
 from .._progress import Progress
 from ..likelihoods import Likelihood
 from ..likelihoods.base import Draws, over
 from .examples import Examples
-from .members import Members
+from .members import Members, OneMember
+from .models import Objective
 
 NUM_SAMPLES = 32  # draws that judge
+TOGETHER = 2**26  # numbers that the draws of all members may hold at a time
+ALONE = 2**24  # and those of a member that is judged alone
 
 
 class Judged(NamedTuple):
@@ -36,8 +40,18 @@ def judge(
 ) -> list[tuple[float, float]]:
     """(widening, NLL) of every member on the examples of these numbers, or all, in nats per example.
 
+    Where the draws of all members hold more than 2²⁶ numbers, the members are judged one by one, each on parts of the
+    examples whose draws hold up to 2²⁴, or one example. Every part is spread evenly over the examples. The widening is
+    that of the first part, and the NLL that of all.
+
     The NLL is infinite of a member whose parameters are not finite.
     """
+    numbers = torch.arange(data.size) if numbers is None else numbers
+    entries = NUM_SAMPLES * _entries(members, data, numbers)  # in the draws of one example
+    if members.count * len(numbers) * entries > TOGETHER:
+        parts = math.ceil(len(numbers) * entries / ALONE)
+        apart = [part for k in range(parts) if len(part := numbers[k::parts])]
+        return [_judged_in_parts(members, k, data, apart, calibrate, progress) for k in range(members.count)]
     stacked = data.own and members.count > 1
     drawn, targets = [], []
     for batch in data.everything(numbers):
@@ -48,7 +62,7 @@ def judge(
     target = torch.cat(targets, int(stacked))
     results = []
     for k, objective in enumerate(members.objectives):
-        if not all(bool(p.isfinite().all()) for p in objective.parameters()):  # it has diverged
+        if not _finite(objective):
             results.append((1.0, math.inf))
             continue
         draws = over(lambda *each: torch.cat(each, 1), *(each[k] for each in drawn))
@@ -56,6 +70,42 @@ def judge(
         results.append(_judged(likelihood, draws, target[k] if stacked else target, calibrate))
         progress.advance(0)
     return results
+
+
+@torch.no_grad()
+def _entries(members: Members, data: Examples, numbers: Tensor) -> int:
+    """How many numbers the likelihood reads of the output for one example."""
+    members.module.eval()
+    with torch.random.fork_rng(devices=[members.device] if members.device.type == "cuda" else []):
+        batch = data.batch(numbers[:2]).to(members.device)
+        output = members.outputs(Inputs(batch.positional, batch.named), data.own and members.count > 1)
+    return sum(each[0, 0].numel() for each in (output if isinstance(output, tuple) else (output,)))
+
+
+def _judged_in_parts(
+    members: Members, k: int, data: Examples, parts: Sequence[Tensor], calibrate: bool, progress: Progress
+) -> tuple[float, float]:
+    """(widening, NLL) of member k on the examples of these numbers, one part after the other."""
+    if not _finite(members.objectives[k]):
+        return 1.0, math.inf
+    alone, likelihood = OneMember(members.member(k)), copy.deepcopy(members.objectives[k].likelihood)
+    widening, losses = 1.0, []
+    for i, batch in enumerate(data.batches(parts)):
+        if data.own and members.count > 1:
+            batch = batch.map(lambda each: each[k])
+        batch = batch.to(members.device)
+        assert batch.target is not None
+        [draws] = alone.draws(batch, NUM_SAMPLES, False)
+        factor, nll = _judged(likelihood, draws, batch.target, calibrate and not i)
+        widening *= factor
+        losses.append(nll * len(batch.target))
+        progress.advance(0)
+    return widening, sum(losses) / sum(map(len, parts))
+
+
+def _finite(objective: Objective) -> bool:
+    """Whether it has not diverged."""
+    return all(bool(p.isfinite().all()) for p in objective.parameters())
 
 
 def _judged(likelihood: Likelihood, draws: Draws, target: Tensor, calibrate: bool) -> tuple[float, float]:

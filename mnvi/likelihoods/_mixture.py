@@ -74,9 +74,23 @@ class Mixture(Likelihood):
         return self._of_each(draws, lambda member, own: member.observe(own, generator))
 
     def summary(self, draws: Draws) -> Summary:
-        """By the laws of total expectation and variance; the entropy of classes, or of the normal of these moments."""
-        parts = [(len(rows), member.summary(own)) for member, rows, own in self._parts(draws)]
-        shares = torch.tensor([count for count, _ in parts], dtype=torch.float64) / len(draws[-1])
+        """By the laws of total expectation and variance; the entropy of classes, or of the normal of these moments.
+
+        That of real targets is computed in double precision, as the square of a unit such as 1e20 overflows in single.
+        """
+        exact = not self.discrete and first(draws).device.type != "mps"  # which has no double precision
+        parts = [
+            (len(rows), member.summary(over(Tensor.double, own) if exact else own))
+            for member, rows, own in self._parts(draws)
+        ]
+        found = self._joint_summary(parts, len(draws[-1]))
+        member, _, own = self._parts(draws)[0]
+        dtype = member.summary(over(lambda each: each[:1], own))[0].dtype  # that of the model by itself
+        return tuple(None if each is None else each.to(dtype) for each in found)  # type: ignore[return-value]
+
+    def _joint_summary(self, parts: Sequence[tuple[int, Summary]], count: int) -> Summary:
+        """The summary of ``count`` draws, from the number of those of each model and their summary."""
+        shares = torch.tensor([count for count, _ in parts], dtype=torch.float64) / count
         means, variances, _, expected, information = zip(*(summary for _, summary in parts), strict=True)
         mean = _average(shares, means)
         spread = _average(shares, [(each - mean).square() for each in means])

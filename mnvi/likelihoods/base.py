@@ -176,6 +176,8 @@ class Likelihood(nn.Module, ABC):
             )
         if not expected[0]:
             raise ValueError("target has no examples")
+        if not len(first(draws)):
+            raise ValueError(f"outputs has no draws, got {described(first(draws))}")
         self.check_values(draws, target)
 
     def shape_advice(self, draws: Draws, target: Tensor) -> str:

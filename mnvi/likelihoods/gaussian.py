@@ -62,10 +62,13 @@ def normal_summary(mean: Tensor, log_scale: Tensor) -> Summary:
     ½ log(1 + w/v) + ½(log v − E_s[log scale_s²]), two terms ≥ 0. Logarithms throughout: the squares may overflow.
     """
     log_variances = 2 * log_scale
-    of_weights = mean.var(0, correction=0)
-    log_w, log_v = of_weights.log(), log_variances.logsumexp(0) - math.log(len(log_scale))
+    deviation = mean - mean[0]
+    size = deviation.abs().amax(0)
+    relative = deviation / size.where(size > 0, 1.0)
+    log_w = 2 * size.log() + relative.var(0, correction=0).log()
+    of_weights, log_v = mean.var(0, correction=0), log_variances.logsumexp(0) - math.log(len(log_scale))
     geometric = log_variances.mean(0)
-    ratio = torch.where(of_weights > 0, torch.logaddexp(log_w - log_v, torch.zeros_like(log_v)), 0)
+    ratio = torch.where(size > 0, torch.logaddexp(log_w - log_v, torch.zeros_like(log_v)), 0)
     spread = torch.where(geometric.isfinite(), log_v - geometric, 0).clamp_min(0)
     constant = HALF_LOG_TWO_PI + 0.5
     total, expected = constant + 0.5 * torch.logaddexp(log_w, log_v), constant + 0.5 * geometric

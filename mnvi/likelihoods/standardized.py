@@ -13,7 +13,8 @@ class Standardized(Likelihood):
     """y = mean + std·u, u under another likelihood: targets and predictions in their own units, outputs not.
 
     log p(y) = log p(u) − Σ log std. A prediction has mean·std + mean of the targets, variance·std², entropies + log std
-    and samples in the units of y; scales of the inner likelihood are in units of ``std``.
+    and samples in the units of y; scales of the inner likelihood are in units of ``std``. These are in double precision
+    where ``mean`` or ``std`` is, as single precision has few values of targets that vary little around a large mean.
 
     Args:
         likelihood: of real targets, such as :class:`Gaussian`.
@@ -78,19 +79,25 @@ class Standardized(Likelihood):
     def summary(self, draws: Draws) -> Summary:
         self.target_shape(draws)
         mean, variance, total, expected, information = self.likelihood.summary(draws)
-        center, std = self.mean.to(mean), self.std.to(mean)
+        center, std = self._moments(mean)
         total, expected = (None if entropy is None else entropy + std.log() for entropy in (total, expected))
-        return mean * std + center, variance * std.square(), total, expected, information
+        return mean.to(std) * std + center, variance.to(std) * std.square(), total, expected, information
 
     def mixture_entropy(self, mean: Tensor, variance: Tensor) -> Tensor | None:
-        std = self.std.to(mean)
+        _, std = self._moments(mean)
         inner = self.likelihood.mixture_entropy(self._inner(mean), variance / std.square())
         return None if inner is None else inner + std.log()
 
     def observe(self, draws: Draws, generator: torch.Generator | None) -> Tensor:
         self.target_shape(draws)
         inner = self.likelihood.observe(draws, generator)
-        return inner * self.std.to(inner) + self.mean.to(inner)
+        center, std = self._moments(inner)
+        return inner.to(std) * std + center
+
+    def _moments(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation on the device of ``values``, in the more precise of their types, for what is in units."""
+        dtype = torch.promote_types(values.dtype, torch.promote_types(self.mean.dtype, self.std.dtype))
+        return self.mean.to(values.device, dtype), self.std.to(values.device, dtype)
 
     def _inner(self, target: Tensor) -> Tensor:
         return (target - self.mean) / self.std

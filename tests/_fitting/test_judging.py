@@ -1,5 +1,6 @@
 """Choosing by held-out data: the least of losses made by hand, and the judge's densities."""
 
+import copy
 import math
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from torch import nn
 
 import mnvi
+from mnvi._fitting import judging
 from mnvi._fitting.data_forms import examples
 from mnvi._fitting.judging import NUM_SAMPLES, Judged, best, judge
-from mnvi._fitting.members import members
+from mnvi._fitting.members import OneMember, members
 from mnvi._fitting.models import Objective
 from mnvi._progress import Progress
 
@@ -96,10 +98,41 @@ def test_a_posterior_is_judged_by_the_mixture_of_its_draws():
     layer.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
     together = members([Objective(layer, mnvi.likelihoods.Gaussian(0.7))])
     [(_, nll)] = judge(together, examples("data", (X[:9], Y[:9])), None, False, Progress("test", None))
+    outputs = [each for each in outputs if len(each) == 9]  # without the look at its size
     densities = torch.stack([torch.distributions.Normal(each, 0.7).log_prob(Y[:9])[:, 0].exp() for each in outputs])
     assert len(outputs) == NUM_SAMPLES
     assert outputs[0].ne(outputs[1]).all()
     assert -nll == pytest.approx(densities.mean(0).log().mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_large_draws_are_judged_in_parts(own, monkeypatch):
+    """The noise is that of every fifth example, the loss that of all; no draws hold more numbers than they may."""
+    models = [Objective(nn.Linear(3, 2), mnvi.likelihoods.Gaussian()) for _ in range(2)]
+    x, y = X[:30], torch.cat([Y[:30], 2 * Y[30:60]], 1)
+    pairs = [(x, y), (x + 1, y)] if own else [(x, y)] * 2
+    data = examples("data", pairs, 2) if own else examples("data", (x, y))
+    together = members(models)
+    calls, draws = [], OneMember.draws
+    monkeypatch.setattr(OneMember, "draws", lambda *args: calls.append(draws(*args)) or calls[-1])
+    monkeypatch.setattr(judging, "TOGETHER", 2 * 30 * NUM_SAMPLES * 2 - 1)
+    monkeypatch.setattr(judging, "ALONE", 6 * NUM_SAMPLES * 2)
+    found = judge(together, data, None, True, Progress("test", None))
+    assert [each.numel() for [each] in calls] == [6 * NUM_SAMPLES * 2] * 10
+    for objective, (x, y), (widening, nll) in zip(models, pairs, found, strict=True):
+        likelihood = copy.deepcopy(objective.likelihood)
+        assert widening == pytest.approx(likelihood.calibrate_(objective.model(x[::5])[None], y[::5]), rel=1e-4)
+        assert nll == pytest.approx(likelihood(objective.model(x), y).item(), rel=1e-4)
+
+
+def test_the_look_at_the_size_uses_no_random_numbers():
+    layer = mnvi.MNLinear(3, 1)
+    together, data = members([Objective(layer, mnvi.likelihoods.Gaussian(0.7))]), examples("data", (X[:9], Y[:9]))
+    torch.manual_seed(3)
+    [(_, nll)] = judge(together, data, None, False, Progress("test", None))
+    torch.manual_seed(3)
+    [draws] = together.draws(data.batch(torch.arange(9)), NUM_SAMPLES, False)
+    assert nll == -mnvi.likelihoods.Gaussian(0.7).log_prob(draws, Y[:9]).double().mean().item()
 
 
 class Undecided(nn.Module):

@@ -15,6 +15,7 @@ from examples import comparison
 from examples.baselines import contest
 from examples.common import metrics, quality, scores, shift_plots, shifts
 from examples.common.data import Data
+from examples.papers import digits
 
 TINY = ["--epochs", "1", "--images", "64", "--test", "40", "--shifted", "20", "--draws", "3", "--members", "2"]
 SOME = ["plain", "dropout", "ensemble", "diagonal", "matrix-normal"]  # of no other package
@@ -207,6 +208,25 @@ def test_results_of_other_settings_are_refused(tmp_path):
     comparison.main([*TINY, "--out", str(tmp_path), "--methods", "plain"])
     with pytest.raises(ValueError, match="of other settings"):
         comparison.main([*TINY, "--out", str(tmp_path), "--methods", "dropout", "--lr", "0.1"])
+
+
+def test_networks_that_cannot_be_read_are_to_be_deleted(tmp_path):
+    (tmp_path / "networks-0.pt").write_bytes(b"PK half a file")
+    with pytest.raises(
+        ValueError, match=r"(?s)networks-0\.pt is not a checkpoint .*; give another --out, or delete it$"
+    ):
+        comparison.main([*TINY, "--out", str(tmp_path), "--methods", "plain"])
+
+
+@pytest.mark.parametrize(
+    ("main", "name", "missing"), [(comparison.main, "plain-0", "seed, cost, rows"), (digits.main, "plain", "splits")]
+)
+def test_a_result_that_lacks_its_numbers_is_refused(tmp_path, main, name, missing):
+    (tmp_path / f"{name}.json").write_text('{"method": "plain", "settings": {}}')
+    with pytest.raises(
+        ValueError, match=rf"{name}\.json is not a result of this program \(it lacks {missing}\); delete"
+    ):
+        main(["--out", str(tmp_path)])
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,17 @@ def test_a_smoke_run_of_every_method(tmp_path, capsys):
         uci.main([*TINY[:-1], "21", "--out", str(out)])
 
 
+@pytest.mark.parametrize(
+    "content", ["", "half a", "[[1]]", "3", "[[[0, 1.0, 1.0]]]", '[[["a", 1.0, 1.0], [0, 1.0, 1.0]]]']
+)
+def test_choices_that_cannot_be_read_are_named(tmp_path, content):
+    place = tmp_path / "mn"
+    place.with_name("mn.choices.json").write_text(content)
+    splits = uci_data.load("yacht", 2)
+    with pytest.raises(ValueError, match=r"mn\.choices\.json cannot be read .*; delete it to judge"):
+        uci_choice.choose(splits, Recipe(hidden=(5,), steps=1, seed=0), [], place)
+
+
 @pytest.mark.filterwarnings("ignore:the posterior has not settled")
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
     options = [*TINY, "--methods", "mn", "--out"]

@@ -132,6 +132,7 @@ WRONG = {  # likelihood, outputs, targets, spread, error, message
         "row 4",
     ),
     "NaN target": (Gaussian(), outputs(5), with_nan(torch.ones(5), 2), 0.3, ValueError, "finite, got nan at row 2"),
+    "no draws": (Gaussian(), torch.zeros(0, 5), torch.ones(5), 0.3, ValueError, r"no draws, got .* shape \(0, 5\)"),
     "spread 0": (Gaussian(), outputs(5), torch.ones(5), 0.0, ValueError, "spread must be finite and positive, got 0"),
     "spread NaN": (Gaussian(), outputs(5), torch.ones(5), math.nan, ValueError, "spread must be finite"),
     "spread of text": (Gaussian(), outputs(5), torch.ones(5), "0.3", TypeError, "spread must be a number"),

@@ -21,6 +21,7 @@ from mnvi.likelihoods import (
     Standardized,
     StudentT,
 )
+from mnvi.likelihoods._mixture import Mixture
 from tests.cases import cases
 from tests.laws import assert_close
 
@@ -646,6 +647,14 @@ def test_single_precision_keeps_log_scales_of_fifty():
     )
 
 
+@pytest.mark.parametrize("unit", [1e20, 1e-25])
+def test_in_single_precision_the_information_about_the_weights_has_no_unit(unit):
+    outputs = torch.randn(9, 5, 2, generator=torch.Generator().manual_seed(4)).float()
+    p, expected = Gaussian(unit).prediction(unit * outputs), Gaussian(1.0).prediction(outputs)
+    assert_close(p.predictive_entropy, expected.predictive_entropy + math.log(unit))
+    assert_close(p.mutual_information, expected.mutual_information)
+
+
 def test_student_t_of_single_precision_does_not_square_far_outliers():
     far = StudentT(3.0, 1e-10)(torch.zeros(1, dtype=torch.float32), torch.full((1,), 1e15, dtype=torch.float32))
     exact = -td.StudentT(3.0, torch.zeros(1), torch.tensor([1e-10])).log_prob(torch.tensor([1e15])).item()
@@ -769,6 +778,21 @@ def test_standardised_targets_obey_the_change_of_variables(row):
         assert_close(large.predictive_entropy, small.predictive_entropy + SCALES.log())
         assert_close(large.mutual_information, small.mutual_information)
     assert_close(large.expected_entropy, small.expected_entropy + SCALES.log())
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_targets_in_double_precision_are_predicted_in_it_by_a_model_in_single(shape):
+    """Around 1e9 single precision has multiples of 64."""
+    outputs = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(4)).float()
+    moments = torch.full(shape, 1e9, dtype=torch.float64), torch.full(shape, 2.0, dtype=torch.float64)
+    likelihood = Standardized(Gaussian(torch.tensor(0.5).float()), *moments)
+    p, inner = likelihood.prediction(outputs), likelihood.likelihood.prediction(outputs)
+    torch.testing.assert_close(p.mean - 1e9, 2 * inner.mean.double(), rtol=0, atol=1e-6)
+    sample = likelihood.sample(outputs, generator=torch.Generator().manual_seed(5))
+    noise = likelihood.likelihood.sample(outputs, generator=torch.Generator().manual_seed(5)).double()
+    torch.testing.assert_close(sample - 1e9, 2 * noise, rtol=0, atol=1e-6)
+    mixture = Mixture([likelihood, likelihood])
+    torch.testing.assert_close(mixture.prediction(mixture.joined([outputs] * 2)).mean, p.mean, rtol=0, atol=1e-6)
 
 
 def test_a_standardised_scale_must_fit_the_targets():
