@@ -12,13 +12,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ._checks import number, positive_float, positive_int
+from ._data_sizes import warn_of_sizes
 from ._fitting.data_forms import examples
+from ._fitting.examples import TensorExamples
 from ._fitting.history import History
 from ._fitting.job import Job
 from ._fitting.likelihoods import likelihoods
 from ._fitting.models import Objective, check_likelihood_apart, checked_device, checked_models, modes_kept
 from ._fitting.random_state import checked_seed, own_random_numbers
-from ._fitting.sizes import warn_of_sizes
 from ._fitting.trial import Plan
 from ._models.trained_likelihoods import remember_likelihood, trained_likelihood
 from .likelihoods import Likelihood
@@ -135,7 +136,10 @@ def fit(
         objectives = [Objective(*each) for each in zip(models, own, strict=True)]
         job = Job(objectives, found, held, share, plan, weights, lengths, calibrate, compile, checkpoint)
         job.check()
-        warn_of_sizes(found, own[0])
+        if isinstance(found, TensorExamples):
+            first = found.of_model(0)
+            assert first.target is not None
+            warn_of_sizes((*first.positional, *first.named.values()), first.target, own[0])
         if trained_likelihood(models[0]) is not None and len(job.out) and not job.checkpoint.content:
             warnings.warn(SEEN, stacklevel=2)
         for each in objectives:

@@ -127,7 +127,7 @@ def _read(path: Path, splits: int) -> list[list[Choice]]:
     """The choices of the candidates that were judged, of every split; ValueError where the file has others."""
     try:
         found = [
-            [Choice(int(number), float(loss), float(widening)) for number, loss, widening in of_candidate]
+            [Choice(int(number), *map(float, (loss, *widenings))) for number, loss, *widenings in of_candidate]
             for of_candidate in json.loads(path.read_text())
         ]
         if any(len(each) != splits for each in found):

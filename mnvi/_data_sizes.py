@@ -1,25 +1,22 @@
 """Inputs and targets of a size from which networks learn badly, which is said before they train."""
 
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor
 
-from ..likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood, StudentT
-from ..likelihoods._misfits import numbered
-from .examples import Examples, TensorExamples
+from .likelihoods import Gaussian, HeteroscedasticGaussian, Likelihood, StudentT
+from .likelihoods._misfits import numbered
 
 LARGE = 30.0  # beside 1, the size of what is standardised
 OF_UNITS = (Gaussian, HeteroscedasticGaussian, StudentT)  # likelihoods of targets that have some
 
 
-def warn_of_sizes(data: Examples, likelihood: Likelihood, stacklevel: int = 3) -> None:
+def warn_of_sizes(inputs: Iterable[Any], target: Tensor, likelihood: Likelihood, stacklevel: int = 3) -> None:
     """Warn of inputs of root mean square above 30, and of real targets above 30 or below 1/30, if none standardises."""
-    if not isinstance(data, TensorExamples):
-        return
-    first = data.of_model(0)
-    assert first.target is not None
-    found = [said for each in (*first.positional, *first.named.values()) if (said := _of_inputs(each))]
-    size = _size(first.target.flatten()[:, None]).item() if isinstance(likelihood, OF_UNITS) else 1.0
+    found = [said for each in inputs if (said := _of_inputs(each))]
+    size = _size(target.flatten()[:, None]).item() if isinstance(likelihood, OF_UNITS) else 1.0
     if not 1 / LARGE <= size <= LARGE:
         found.append(
             f'targets have root mean square {size:.2g}: the short name of the likelihood, "gaussian" for one, '
