@@ -388,6 +388,23 @@ def test_frozen_parameters_stay(count):
         assert not model[2].weight.equal(old[2].weight)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_scales_that_a_prior_fits_are_those_of_the_trained_weights(count):
+    """They say which units can go. The best τ, γ give τ_i·γ_j·E[W_ij²] the mean 1 in every row and column."""
+    torch.manual_seed(0)
+    prior, family = mnvi.priors.GroupARD(), mnvi.posteriors.Diagonal()
+    kinds = {"prior": prior, "posterior": family}
+    models = [
+        mnvi.Sequential(mnvi.MNLinear(3, 8, **kinds), nn.ReLU(), mnvi.MNLinear(8, 2, **kinds)) for _ in range(count)
+    ]
+    mnvi.fit(models if count > 1 else models[0], (X, LABELS), epochs=30, kl_weight=1.0)
+    for layer in (models[-1][0], models[-1][2]):
+        moments = layer.weight.square() + layer.posterior.variance()
+        precision = layer.prior.log_row_precision.exp()[:, None] * layer.prior.log_column_precision.exp()
+        torch.testing.assert_close((precision * moments).mean(1), torch.ones(len(moments)), rtol=0.05, atol=0)
+        torch.testing.assert_close((precision * moments).mean(0), torch.ones(moments.shape[1]), rtol=0.05, atol=0)
+
+
 class Tied(mnvi.Module):
     """One layer used twice, and one weight under two names."""
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from .._inputs import Inputs
 from ..likelihoods.base import Draws, over
-from ..module import sampling
+from ..module import kl, sampling
 from ..optim import parameter_groups
 from .models import Objective
 
@@ -142,7 +142,7 @@ class StackedMembers(Members):
     @torch.no_grad()
     def write_back(self) -> None:
         for k, objective in enumerate(self.objectives):
-            self._write(objective, k)
+            kl(self._write(objective, k).model)  # which sets the buffers that priors fit: inside vmap they stay
 
     def member(self, k: int) -> Objective:
         return self._write(copy.deepcopy(self.objectives[k]), k)
