@@ -1,10 +1,7 @@
 """The models of a fit: what came as them, and whether several are of one architecture."""
 
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -12,8 +9,7 @@ from torch import Tensor, nn
 
 from ..likelihoods import Likelihood
 from ..module import kl
-
-PASSING = ("training", "use_nested_tensor", "activation_relu_or_gelu")  # attributes that a use of the model sets
+from .attributes import described_attributes
 
 
 class Objective(nn.Module):
@@ -104,6 +100,24 @@ def _check_apart(models: Sequence[nn.Module]) -> None:
                 )
 
 
+def check_attributes(objectives: Sequence[Objective], passing: set[tuple[str, str]]) -> None:
+    """Raise where several models differ in an attribute that is not one of ``passing``: all run with the first's.
+
+    Raises:
+        ValueError: they do.
+    """
+    mine = described_attributes(objectives[0], passing)
+    for k, each in enumerate(objectives[1:], 1):
+        its = described_attributes(each, passing)
+        for name in [*mine, *its]:
+            if mine.get(name) != its.get(name):
+                raise ValueError(
+                    f"models that train together share their attributes; model {k} differs from model 0: "
+                    f"{name.replace(' model.', ' ', 1)} is {its.get(name)}, not {mine.get(name)}; "
+                    "a tensor of each model's own is a buffer (register_buffer)"
+                )
+
+
 def described_tree(model: nn.Module) -> dict[str, str]:
     """What makes up an architecture: every module, parameter and buffer in words, without values and devices."""
     found = {}
@@ -114,7 +128,7 @@ def described_tree(model: nn.Module) -> dict[str, str]:
 
 
 def _difference(first: nn.Module, other: nn.Module) -> str:
-    """In what two models differ, in words; empty if in nothing that is known."""
+    """In what two models differ, in words, but for their attributes; empty if in nothing."""
     mine, its = described_tree(first), described_tree(other)
     for name in [*mine, *its]:
         if mine.get(name) != its.get(name):
@@ -124,37 +138,9 @@ def _difference(first: nn.Module, other: nn.Module) -> str:
 
 
 def _module(module: nn.Module) -> str:
-    own = {name: value for name, value in vars(module).items() if name[0] != "_" and name not in PASSING}
-    own["pruned"], known = getattr(module, "_is_pruned", None), module.extra_repr()
-    plain = {name: _plain(value) for name, value in sorted(own.items()) if f"{name}=" not in known}
-    shown = [f"{name}={value}" for name, value in plain.items() if value is not None]
-    return f"{type(module).__name__}({', '.join([known] * bool(known) + shown)})"
-
-
-def _plain(value: Any) -> str | None:
-    """An attribute in words, where it is a number, a text, a function or the like; else None."""
-    if isinstance(value, (bool, int, float, str)):
-        return repr(value)
-    if isinstance(value, (tuple, list)):
-        parts = [_plain(each) for each in value]
-        return None if not parts or None in parts else f"({', '.join(map(str, parts))})"
-    if isinstance(value, partial):
-        named = sorted(str(_plain(each)) for each in value.keywords.items())
-        return f"partial({_plain(value.func)}, {_plain(value.args)}, {named})"
-    if isinstance(value, FunctionType):
-        return _function(value)
-    return getattr(value, "__name__", type(value).__name__) if callable(value) else None
-
-
-def _function(function: FunctionType) -> str:
-    """Its name, and a checksum of what it does and of the numbers and texts that it holds."""
-    held = [_plain(each.cell_contents) for each in function.__closure__ or ()] + [_plain(function.__defaults__)]
-    return f"{function.__name__} {zlib.crc32(repr((_instructions(function.__code__), held)).encode()):08x}"
-
-
-def _instructions(code: CodeType) -> tuple:
-    constants = [_instructions(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
-    return code.co_code, code.co_names, constants
+    pruned = getattr(module, "_is_pruned", None)
+    parts = [part for part in (module.extra_repr(), "" if pruned is None else f"pruned={pruned}") if part]
+    return f"{type(module).__name__}({', '.join(parts)})"
 
 
 def _tensor(tensor: Tensor) -> str:

@@ -249,6 +249,47 @@ def test_the_checkpoint_of_another_fit_is_refused_and_kept(row, tmp_path):
     assert all(a.equal(b) for a, b in zip(weights, left, strict=True))
 
 
+def chooses(kind):
+    """What it does with a set of texts, whose order is another in every process."""
+
+    def chosen(x):
+        return torch.relu(x) if kind in {"relu", "silu", "gelu", "elu", "selu"} else x
+
+    return chosen
+
+
+FINGERPRINT = """
+from mnvi._fitting import fingerprint
+from mnvi._fitting.models import Objective
+from tests._fitting.test_resume import Activated, chooses
+import mnvi
+
+print(fingerprint.of_models([Objective(Activated(chooses("relu")), mnvi.likelihoods.Categorical())], set()))
+"""
+
+
+def test_the_fingerprint_is_the_same_in_every_process():
+    root, found = Path(mnvi.__file__).parents[1], set()
+    for seed in "123":
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", FINGERPRINT]
+        found.add(subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True).stdout)
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_scales_that_a_prior_fits_make_no_other_fit(learn, tmp_path):
+    def fitted(model):
+        mnvi.fit(model, (X, LABELS), epochs=2, kl_weight=0.1, checkpoint=tmp_path / "fit.pt")
+
+    model = Activated(prior=mnvi.priors.GroupARD(learn=learn))
+    fitted(model)
+    fitted(model)
+    assert model.first.prior.log_row_precision.ne(0).any()
+    with pytest.raises(ValueError, match="another fit: models 1 of"):
+        fitted(Activated(prior=mnvi.priors.GroupARD(rows=False, learn=learn)))
+
+
 @cases("content", {"other bytes": b"not torch", "empty": b""})
 def test_a_file_that_is_no_checkpoint_is_refused_and_kept(content, tmp_path):
     path = tmp_path / "file"
