@@ -109,7 +109,7 @@ class _Words:
             return _short(kind, f"{kind}({', '.join(sorted(map(self.of, value)))})")
         if isinstance(value, dict):
             return _short(kind, f"{kind}({', '.join(sorted(f'{self.of(k)}: {self.of(v)}' for k, v in value.items()))})")
-        if isinstance(value, (tuple, list)) and type(value) in (tuple, list):  # as JSON and lazy code take one for the other
+        if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
             return self._all("", value)
         return self._object(value)
 

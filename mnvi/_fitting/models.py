@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..likelihoods import Likelihood
 from ..module import kl
@@ -34,7 +35,10 @@ def checked_models(model: Any) -> list[nn.Module]:
         TypeError: something else.
         ValueError: there is nothing to train, or several are not of one architecture, or share a part.
     """
-    models = [model] if isinstance(model, nn.Module) else list(model) if isinstance(model, Sequence) else []
+    if isinstance(model, (Sequence, nn.ModuleList)):
+        models = list(model)
+    else:
+        models = [model] if isinstance(model, nn.Module) else []
     if not models or not all(isinstance(each, nn.Module) for each in models):
         raise TypeError(f"model must be a torch.nn.Module or a list of them, got {model!r}")
     if len(set(map(id, models))) < len(models):
@@ -43,6 +47,8 @@ def checked_models(model: Any) -> list[nn.Module]:
         raise ValueError("the model has no parameters to train: none, or none that requires grad")
     if any(p.is_meta for p in models[0].parameters()):
         raise ValueError("the model is on the meta device, without values; see model.to_empty")
+    if len(models) > 1 and any(is_lazy(p) for each in models for p in [*each.parameters(), *each.buffers()]):
+        raise ValueError("a model has lazy layers, which have no shape yet: call each model with one batch first")
     _check_apart(models)
     for k, each in enumerate(models[1:], 1):
         difference = _difference(models[0], each)

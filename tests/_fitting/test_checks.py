@@ -224,6 +224,11 @@ MODELS |= {
     "a shared module": (sharing, ValueError, "models 0 and 1 share 0, a MNLinear; copy it"),
     "a shared parameter": (sharing_a_bias, ValueError, "models 0 and 1 share 2.bias, a Parameter"),
     "one of them pruned": (one_pruned, ValueError, "pruned=True.*, not .*pruned=False"),
+    "lazy layers": (
+        lambda: [network(), nn.Sequential(nn.LazyLinear(2), network(2))],
+        ValueError,
+        "lazy layers, .* call each model with one batch first",
+    ),
     "functions": (
         lambda: [squashed(torch.tanh), squashed(torch.relu)],
         ValueError,
