@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import fingerprint
 from .attributes import held, set_since
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, check_saved
 from .checks import check, refusal
 from .examples import Examples
 from .history import History
@@ -85,6 +85,8 @@ class Job:
         error = refusal(self.objectives, self.data, self.rest) if len(self.objectives) > 1 else None
         if error is not None:
             raise ValueError(f"these models cannot train in one vmap, fit them one by one ({error})") from error
+        if self.path is not None:
+            check_saved(self.objectives[0].state())
         self.checkpoint = Checkpoint(self.path, {} if self.path is None else self._settings())
 
     def _settings(self) -> dict:
@@ -154,8 +156,8 @@ class Job:
         seeds = [self.plan.seed + k for k in range(len(self.objectives))]
         together = members(self.objectives, compile=self.compile)
         trial = Trial(together, weights, seeds, self.data, self.all, replace(self.plan, epochs=epochs))
-        run.train(trial, "training")
-        run.save(trial)
+        if run.train(trial, "training"):
+            run.save(trial)
         trial.members.write_back()
         return trial
 

@@ -98,10 +98,10 @@ class OneMember(Members):
         return over(lambda each: each[None], self.module(batch.positional, batch.named))
 
     def state(self) -> dict[str, Tensor]:
-        return self.module.state_dict()
+        return self.module.state()
 
     def load(self, state: dict[str, Tensor]) -> None:
-        self.module.load_state_dict(state)
+        self.module.load(state)
 
     def write_back(self) -> None:
         return  # they are where they belong

@@ -12,6 +12,8 @@ from ..likelihoods import Likelihood
 from ..module import kl
 from .attributes import described_attributes
 
+UNSAVED = "non-persistent buffer "  # before the name of one in Objective.state()
+
 
 class Objective(nn.Module):
     """A model and its likelihood: (mean NLL of a batch, whole KL), in nats."""
@@ -26,6 +28,25 @@ class Objective(nn.Module):
         if target is None:
             return self.likelihood.read(output)
         return self.likelihood(output, target), kl(self.model)
+
+    def state(self) -> dict[str, Any]:
+        """``state_dict()``, and the buffers that it leaves out, which a training may change too."""
+        parts = [(f"{path}." if path else "", part) for path, part in self.named_modules()]
+        names = [
+            (path + name, part._buffers[name]) for path, part in parts for name in part._non_persistent_buffers_set
+        ]
+        return {**self.state_dict(), **{UNSAVED + name: value.detach() for name, value in names if value is not None}}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put :meth:`state` back."""
+        self.load_state_dict({name: value for name, value in state.items() if not name.startswith(UNSAVED)})
+        for name, value in state.items():
+            if name.startswith(UNSAVED):
+                path, _, leaf = name.removeprefix(UNSAVED).rpartition(".")
+                buffers = self.get_submodule(path)._buffers
+                like = buffers[leaf]  # None where a call makes it
+                device = next(self.model.parameters()).device if like is None else like.device
+                buffers[leaf] = value.to(device, copy=True)
 
 
 def checked_models(model: Any) -> list[nn.Module]:
