@@ -64,8 +64,8 @@ def fit(
 
     Args:
         model: with Bayesian layers (a plain one trains as well, without KL). Several models of one architecture, a
-            list, train together in one ``vmap``: an ensemble, seeds, splits; this takes much less time than one by one
-            where they are small.
+            list or ``nn.ModuleList``, train together in one ``vmap``: an ensemble, seeds, splits; this takes much less
+            time than one by one where they are small. What they have beside parameters and buffers must be equal.
         data: a pair (inputs, targets) of tensors, a Dataset, or a DataLoader, of which dataset, batch size, collation
             and workers are used. Inputs may be a tuple or dict of tensors, and a Dataset's items dicts with
             ``"labels"``. For several models also a list of pairs of equal shapes, one for each. The data may lie on
@@ -85,7 +85,7 @@ def fit(
             out, and nothing is calibrated without such data; with 0 there must be nothing to choose.
         draws: of the weights, in each step.
         warmup: share of the steps in which the KL's weight rises from 0.
-        calibrate: whether held-out data set the likelihood's scale or temperature.
+        calibrate: whether held-out data set the likelihood's scale or temperature; a scale that requires no grad stays.
         seed: of the order of the examples, the noise and what is held out; torch's own random state stays as it is.
             Of several models number k sees the order of examples that it would see alone under ``seed + k``; of a
             Dataset, which is read once for all, they see that of ``seed``.
@@ -147,6 +147,7 @@ def fit(
         history = job.run()
     for each in objectives:
         each.eval()
+        each.zero_grad()
         remember_likelihood(each.model, each.likelihood)
     history.warn()
     return history

@@ -350,6 +350,19 @@ def test_calibration_can_be_left_out():
     assert [each["widening"] for each in history.search] == [1, 1]
 
 
+@pytest.mark.parametrize("kl_weight", [0.1, (1.0, 0.1)])
+@pytest.mark.parametrize("name", ["gaussian", "standardized"])
+def test_a_frozen_scale_stays(name, kl_weight):
+    learnt = Gaussian()
+    likelihood = learnt if name == "gaussian" else mnvi.likelihoods.Standardized(learnt, torch.zeros(1), torch.ones(1))
+    likelihood.requires_grad_(False)
+    held = (X[:9], 5 * REAL[:9])
+    history = mnvi.fit(network(outputs=1), (X, REAL), likelihood, epochs=2, kl_weight=kl_weight, validation=held)
+    assert learnt.scale == history.widening == 1
+    mnvi.fit(network(outputs=1), (X, REAL), learnt.requires_grad_(), epochs=2, kl_weight=kl_weight, validation=held)
+    assert learnt.scale > 1.1
+
+
 def test_a_known_scale_stays():
     history = mnvi.fit(network(outputs=1), (X, REAL), Gaussian(0.2), epochs=2)
     assert history.widening == 1
@@ -386,6 +399,23 @@ def test_frozen_parameters_stay(count):
         assert model[0].weight.equal(old[0].weight)
         assert not model[0].weight.requires_grad
         assert not model[2].weight.equal(old[2].weight)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_scales_that_a_prior_fits_are_those_of_the_trained_weights(count):
+    """They say which units can go. The best τ, γ give τ_i·γ_j·E[W_ij²] the mean 1 in every row and column."""
+    torch.manual_seed(0)
+    prior, family = mnvi.priors.GroupARD(), mnvi.posteriors.Diagonal()
+    kinds = {"prior": prior, "posterior": family}
+    models = [
+        mnvi.Sequential(mnvi.MNLinear(3, 8, **kinds), nn.ReLU(), mnvi.MNLinear(8, 2, **kinds)) for _ in range(count)
+    ]
+    mnvi.fit(models if count > 1 else models[0], (X, LABELS), epochs=30, kl_weight=1.0)
+    for layer in (models[-1][0], models[-1][2]):
+        moments = layer.weight.square() + layer.posterior.variance()
+        precision = layer.prior.log_row_precision.exp()[:, None] * layer.prior.log_column_precision.exp()
+        torch.testing.assert_close((precision * moments).mean(1), torch.ones(len(moments)), rtol=0.05, atol=0)
+        torch.testing.assert_close((precision * moments).mean(0), torch.ones(moments.shape[1]), rtol=0.05, atol=0)
 
 
 class Tied(mnvi.Module):
@@ -540,10 +570,26 @@ def test_it_trains_under_no_grad_and_under_autocast(count):
         assert other.dtype == torch.float32
 
 
-def test_data_that_require_grad_gather_none():
+@cases("form", {"pair": lambda x: (x, LABELS), "Dataset": lambda x: Rows(lambda i: (x[i], LABELS[i]))})
+def test_data_that_require_grad_gather_none(form):
     x = X.clone().requires_grad_()
-    mnvi.fit(network(), (x, LABELS), epochs=2, kl_weight=1.0)
+    mnvi.fit(network(), form(x), epochs=2, kl_weight=1.0)
     assert x.grad is None
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_gradients_are_left(count):
+    models = [network(seed=k) for k in range(count)]
+    history = mnvi.fit(models if count > 1 else models[0], (X, LABELS), epochs=1, kl_weight=1.0)
+    likelihoods = history.likelihood if count > 1 else [history.likelihood]
+    assert all(p.grad is None for each in [*models, *likelihoods] for p in each.parameters())
+
+
+def test_a_module_list_is_several_models():
+    several = [[network(seed=k) for k in range(2)] for _ in range(2)]
+    mnvi.fit(several[0], (X, LABELS), **FIXED)
+    mnvi.fit(nn.ModuleList(several[1]), (X, LABELS), **FIXED)
+    assert all(map(same, *several))
 
 
 def test_norms_alone_have_a_kl_too():

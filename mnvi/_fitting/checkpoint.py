@@ -1,5 +1,6 @@
 """The file of a fit: written in one step, so that a kill leaves the old or the new, and loaded only where it fits."""
 
+import io
 import os
 import time
 from pathlib import Path
@@ -39,10 +40,18 @@ class Checkpoint:
         return self.path is not None and time.monotonic() - self.written >= EVERY
 
     def save(self, **content: Any) -> None:
-        """Write ``content``."""
+        """Write ``content``.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         if self.path is None:
             return
-        torch.save({**content, "settings": self.settings}, self._temporary())
+        try:
+            torch.save({**content, "settings": self.settings}, self._temporary())
+        except RuntimeError as error:  # torch's word for a file that cannot be opened, or a disk that is full
+            self._temporary().unlink(missing_ok=True)
+            raise OSError(f"the checkpoint {self.path} cannot be written ({error})") from error
         os.replace(self._temporary(), self.path)
         self.written = time.monotonic()
 
@@ -62,3 +71,24 @@ class Checkpoint:
             differences = ", ".join(f"{name} {saved.get(name)} (now {self.settings.get(name)})" for name in names)
             raise ValueError(f"{path} is the checkpoint of another fit: {differences}; {advice}")
         return content
+
+
+def check_saved(state: dict[str, Any]) -> None:
+    """Raise for an extra state (``get_extra_state``) that could be saved but not read back without running its code.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            continue
+        file = io.BytesIO()
+        try:
+            torch.save(value, file)
+            file.seek(0)
+            torch.load(file, weights_only=True)
+        except Exception as error:  # whatever its classes say to that
+            raise ValueError(
+                f"a checkpoint cannot hold {name.removeprefix('model.')}, a {type(value).__name__}: what "
+                "get_extra_state() returns must be tensors, numbers, texts, lists and dicts; or fit without checkpoint"
+            ) from error

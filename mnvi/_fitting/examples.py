@@ -98,4 +98,4 @@ class DatasetExamples(Examples):
                     'the batches of the data must be (x, target), or dicts with "labels", of tensors; '
                     f"got {described(batch)}"
                 )
-            yield inputs
+            yield inputs.map(torch.Tensor.detach)

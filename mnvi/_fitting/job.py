@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from . import fingerprint
-from .checkpoint import Checkpoint
+from .attributes import held, set_since
+from .checkpoint import Checkpoint, check_saved
 from .checks import check, refusal
 from .examples import Examples
 from .history import History
 from .judging import Judged, best, judge
 from .members import members
-from .models import Objective
+from .models import Objective, check_attributes
 from .run import Run
 from .trial import NotFinite, Plan, Trial, pieces
 
@@ -73,14 +74,19 @@ class Job:
 
     def check(self) -> None:
         """Raise for what does not fit together, before anything is changed."""
+        before = held(self.objectives[0])
         check(self.objectives, "data", self.data, self.rest, 2)
         if self.held is not None:
             check(self.objectives, "validation", self.held, torch.arange(self.held.size), 1)
+        self.passing = set_since(before, self.objectives[0])
+        check_attributes(self.objectives, self.passing)
         if self.plan.batch_size == 1 and (error := refusal(self.objectives[:1], self.data, self.rest[:1])) is not None:
             raise ValueError(f"the model does not train on batches of one example ({error}); give a larger batch_size")
         error = refusal(self.objectives, self.data, self.rest) if len(self.objectives) > 1 else None
         if error is not None:
             raise ValueError(f"these models cannot train in one vmap, fit them one by one ({error})") from error
+        if self.path is not None:
+            check_saved(self.objectives[0].state())
         self.checkpoint = Checkpoint(self.path, {} if self.path is None else self._settings())
 
     def _settings(self) -> dict:
@@ -89,7 +95,8 @@ class Job:
             **asdict(self.plan), "epochs": list(self.lengths), "kl_weight": list(self.weights),
             "validation": self.share if self.held is None else fingerprint.of_data(self.held),
             "calibrate": self.calibrate, "data": fingerprint.of_data(self.data),
-            "models": fingerprint.of_models(self.objectives), "likelihood": repr(self.objectives[0].likelihood),
+            "models": fingerprint.of_models(self.objectives, self.passing),
+            "likelihood": repr(self.objectives[0].likelihood),
         }  # fmt: skip
 
     def run(self) -> History:
@@ -149,8 +156,8 @@ class Job:
         seeds = [self.plan.seed + k for k in range(len(self.objectives))]
         together = members(self.objectives, compile=self.compile)
         trial = Trial(together, weights, seeds, self.data, self.all, replace(self.plan, epochs=epochs))
-        run.train(trial, "training")
-        run.save(trial)
+        if run.train(trial, "training"):
+            run.save(trial)
         trial.members.write_back()
         return trial
 

@@ -110,7 +110,7 @@ def _finite(objective: Objective) -> bool:
 
 def _judged(likelihood: Likelihood, draws: Draws, target: Tensor, calibrate: bool) -> tuple[float, float]:
     widening = 1.0
-    if calibrate:
+    if calibrate and not _is_frozen(likelihood):
         try:
             widening = likelihood.calibrate_(draws, target)
         except TypeError:  # it has no scale or temperature, or a known one
@@ -118,6 +118,17 @@ def _judged(likelihood: Likelihood, draws: Draws, target: Tensor, calibrate: boo
         except ValueError:  # outputs that are no numbers, or targets that are impossible under every temperature
             return 1.0, math.inf
     return widening, -likelihood.log_prob(draws, target).double().mean().item()
+
+
+def _is_frozen(likelihood: Likelihood) -> bool:
+    """Whether a widening would change a parameter that requires no grad."""
+    wider = copy.deepcopy(likelihood)
+    try:
+        wider.widen_(2.0)
+    except TypeError:  # there is nothing to widen
+        return False
+    pairs = zip(likelihood.parameters(), wider.parameters(), strict=True)
+    return any(not before.requires_grad and not before.equal(after) for before, after in pairs)
 
 
 def best(judged: Sequence[Judged], models: int, own: bool) -> list[Judged]:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from .._inputs import Inputs
 from ..likelihoods.base import Draws, over
-from ..module import sampling
+from ..module import kl, sampling
 from ..optim import parameter_groups
 from .models import Objective
 
@@ -98,10 +98,10 @@ class OneMember(Members):
         return over(lambda each: each[None], self.module(batch.positional, batch.named))
 
     def state(self) -> dict[str, Tensor]:
-        return self.module.state_dict()
+        return self.module.state()
 
     def load(self, state: dict[str, Tensor]) -> None:
-        self.module.load_state_dict(state)
+        self.module.load(state)
 
     def write_back(self) -> None:
         return  # they are where they belong
@@ -142,7 +142,7 @@ class StackedMembers(Members):
     @torch.no_grad()
     def write_back(self) -> None:
         for k, objective in enumerate(self.objectives):
-            self._write(objective, k)
+            kl(self._write(objective, k).model)  # which sets the buffers that priors fit: inside vmap they stay
 
     def member(self, k: int) -> Objective:
         return self._write(copy.deepcopy(self.objectives[k]), k)

@@ -1,19 +1,18 @@
 """The models of a fit: what came as them, and whether several are of one architecture."""
 
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..likelihoods import Likelihood
 from ..module import kl
+from .attributes import described_attributes
 
-PASSING = ("training", "use_nested_tensor", "activation_relu_or_gelu")  # attributes that a use of the model sets
+UNSAVED = "non-persistent buffer "  # before the name of one in Objective.state()
 
 
 class Objective(nn.Module):
@@ -30,6 +29,25 @@ class Objective(nn.Module):
             return self.likelihood.read(output)
         return self.likelihood(output, target), kl(self.model)
 
+    def state(self) -> dict[str, Any]:
+        """``state_dict()``, and the buffers that it leaves out, which a training may change too."""
+        parts = [(f"{path}." if path else "", part) for path, part in self.named_modules()]
+        names = [
+            (path + name, part._buffers[name]) for path, part in parts for name in part._non_persistent_buffers_set
+        ]
+        return {**self.state_dict(), **{UNSAVED + name: value.detach() for name, value in names if value is not None}}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put :meth:`state` back."""
+        self.load_state_dict({name: value for name, value in state.items() if not name.startswith(UNSAVED)})
+        for name, value in state.items():
+            if name.startswith(UNSAVED):
+                path, _, leaf = name.removeprefix(UNSAVED).rpartition(".")
+                buffers = self.get_submodule(path)._buffers
+                like = buffers[leaf]  # None where a call makes it
+                device = next(self.model.parameters()).device if like is None else like.device
+                buffers[leaf] = value.to(device, copy=True)
+
 
 def checked_models(model: Any) -> list[nn.Module]:
     """The models that ``model`` stands for, one or several.
@@ -38,7 +56,10 @@ def checked_models(model: Any) -> list[nn.Module]:
         TypeError: something else.
         ValueError: there is nothing to train, or several are not of one architecture, or share a part.
     """
-    models = [model] if isinstance(model, nn.Module) else list(model) if isinstance(model, Sequence) else []
+    if isinstance(model, (Sequence, nn.ModuleList)):
+        models = list(model)
+    else:
+        models = [model] if isinstance(model, nn.Module) else []
     if not models or not all(isinstance(each, nn.Module) for each in models):
         raise TypeError(f"model must be a torch.nn.Module or a list of them, got {model!r}")
     if len(set(map(id, models))) < len(models):
@@ -47,6 +68,8 @@ def checked_models(model: Any) -> list[nn.Module]:
         raise ValueError("the model has no parameters to train: none, or none that requires grad")
     if any(p.is_meta for p in models[0].parameters()):
         raise ValueError("the model is on the meta device, without values; see model.to_empty")
+    if len(models) > 1 and any(is_lazy(p) for each in models for p in [*each.parameters(), *each.buffers()]):
+        raise ValueError("a model has lazy layers, which have no shape yet: call each model with one batch first")
     _check_apart(models)
     for k, each in enumerate(models[1:], 1):
         difference = _difference(models[0], each)
@@ -104,6 +127,24 @@ def _check_apart(models: Sequence[nn.Module]) -> None:
                 )
 
 
+def check_attributes(objectives: Sequence[Objective], passing: set[tuple[str, str]]) -> None:
+    """Raise where several models differ in an attribute that is not one of ``passing``: all run with the first's.
+
+    Raises:
+        ValueError: they do.
+    """
+    mine = described_attributes(objectives[0], passing)
+    for k, each in enumerate(objectives[1:], 1):
+        its = described_attributes(each, passing)
+        for name in [*mine, *its]:
+            if mine.get(name) != its.get(name):
+                raise ValueError(
+                    f"models that train together share their attributes; model {k} differs from model 0: "
+                    f"{name.replace(' model.', ' ', 1)} is {its.get(name)}, not {mine.get(name)}; "
+                    "a tensor of each model's own is a buffer (register_buffer)"
+                )
+
+
 def described_tree(model: nn.Module) -> dict[str, str]:
     """What makes up an architecture: every module, parameter and buffer in words, without values and devices."""
     found = {}
@@ -114,7 +155,7 @@ def described_tree(model: nn.Module) -> dict[str, str]:
 
 
 def _difference(first: nn.Module, other: nn.Module) -> str:
-    """In what two models differ, in words; empty if in nothing that is known."""
+    """In what two models differ, in words, but for their attributes; empty if in nothing."""
     mine, its = described_tree(first), described_tree(other)
     for name in [*mine, *its]:
         if mine.get(name) != its.get(name):
@@ -124,37 +165,9 @@ def _difference(first: nn.Module, other: nn.Module) -> str:
 
 
 def _module(module: nn.Module) -> str:
-    own = {name: value for name, value in vars(module).items() if name[0] != "_" and name not in PASSING}
-    own["pruned"], known = getattr(module, "_is_pruned", None), module.extra_repr()
-    plain = {name: _plain(value) for name, value in sorted(own.items()) if f"{name}=" not in known}
-    shown = [f"{name}={value}" for name, value in plain.items() if value is not None]
-    return f"{type(module).__name__}({', '.join([known] * bool(known) + shown)})"
-
-
-def _plain(value: Any) -> str | None:
-    """An attribute in words, where it is a number, a text, a function or the like; else None."""
-    if isinstance(value, (bool, int, float, str)):
-        return repr(value)
-    if isinstance(value, (tuple, list)):
-        parts = [_plain(each) for each in value]
-        return None if not parts or None in parts else f"({', '.join(map(str, parts))})"
-    if isinstance(value, partial):
-        named = sorted(str(_plain(each)) for each in value.keywords.items())
-        return f"partial({_plain(value.func)}, {_plain(value.args)}, {named})"
-    if isinstance(value, FunctionType):
-        return _function(value)
-    return getattr(value, "__name__", type(value).__name__) if callable(value) else None
-
-
-def _function(function: FunctionType) -> str:
-    """Its name, and a checksum of what it does and of the numbers and texts that it holds."""
-    held = [_plain(each.cell_contents) for each in function.__closure__ or ()] + [_plain(function.__defaults__)]
-    return f"{function.__name__} {zlib.crc32(repr((_instructions(function.__code__), held)).encode()):08x}"
-
-
-def _instructions(code: CodeType) -> tuple:
-    constants = [_instructions(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
-    return code.co_code, code.co_names, constants
+    pruned = getattr(module, "_is_pruned", None)
+    parts = [part for part in (module.extra_repr(), "" if pruned is None else f"pruned={pruned}") if part]
+    return f"{type(module).__name__}({', '.join(parts)})"
 
 
 def _tensor(tensor: Tensor) -> str:

@@ -36,10 +36,10 @@ class Run:
             self._begun = content["start"]
             self._warn_of_other_weights(objectives)
             for objective, state in zip(objectives, self._begun, strict=True):
-                objective.load_state_dict(state)
+                objective.load(state)
             random_state.go_on(content["random_state"], self.device)
         else:
-            self._begun = [copy.deepcopy(each.state_dict()) for each in objectives] if checkpoint.path else []
+            self._begun = [copy.deepcopy(each.state()) for each in objectives] if checkpoint.path else []
             random_state.begin(seed, self.device)
             self.save(None)  # with the weights to begin with
 
@@ -62,18 +62,20 @@ class Run:
         """So many steps are left."""
         self.progress.total = self.progress.done + steps
 
-    def train(self, trial: Trial, stage: str) -> None:
-        """Go through with a trial, from where the checkpoint left it."""
+    def train(self, trial: Trial, stage: str) -> bool:
+        """Go through with a trial, from where the checkpoint left it; tells whether anything was left to do."""
         if self._unfinished is not None:
             trial.load(self._unfinished)
             self._unfinished = None
             self.progress.total = (self.progress.total or 0) - trial.step
+        begun = trial.epoch
         while trial.epoch < trial.plan.epochs:
             for losses in trial.run_epoch():
                 self.progress.note = lambda losses=losses: _note(stage, trial, *losses)
                 self.progress.advance(1)
             if self.checkpoint.due:
                 self.save(trial)
+        return trial.epoch > begun
 
     def save(self, trial: Trial | None) -> None:
         """Write down how far it is: within a trial, or between two."""

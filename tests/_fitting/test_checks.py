@@ -224,12 +224,112 @@ MODELS |= {
     "a shared module": (sharing, ValueError, "models 0 and 1 share 0, a MNLinear; copy it"),
     "a shared parameter": (sharing_a_bias, ValueError, "models 0 and 1 share 2.bias, a Parameter"),
     "one of them pruned": (one_pruned, ValueError, "pruned=True.*, not .*pruned=False"),
+    "lazy layers": (
+        lambda: [network(), nn.Sequential(nn.LazyLinear(2), network(2))],
+        ValueError,
+        "lazy layers, .* call each model with one batch first",
+    ),
     "functions": (
         lambda: [squashed(torch.tanh), squashed(torch.relu)],
         ValueError,
-        "squash=.*relu.*, not .*squash=.*tanh",
+        "attribute squash is relu, not tanh",
     ),
 }
+
+
+class Held:
+    """Some object with a value."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def times(self, x):
+        return self.value * x
+
+
+class Shifted(mnvi.Module):
+    """Adds a number that is in some way an attribute."""
+
+    def __init__(self, name, value):
+        super().__init__()
+        self.net = network()
+        setattr(self, name, value)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def added(tensor):
+    return lambda x: x + tensor
+
+
+class Tempering(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(c))
+
+
+def recursive(factor):
+    def power(x, n):
+        return power(factor * x, n - 1) if n else x
+
+    return power
+
+
+UNLIKE = {  # two values of an attribute that no parameter, buffer or text shows
+    "a tensor": lambda c: torch.tensor([c, 1.0]),
+    "a sparse tensor": lambda c: torch.tensor([c, 0.0]).to_sparse(),
+    "a dict": lambda c: {"mu": c},
+    "a dict of tensors": lambda c: {"mu": [torch.tensor(c)]},
+    "a set": lambda c: {c, 1.0},
+    "a scalar of numpy": numpy.float32,
+    "an array": lambda c: numpy.array([c, 1.0]),
+    "an object": Held,
+    "an object within": lambda c: [Held((Held(c), 1))],
+    "a closure over a tensor": lambda c: added(torch.tensor(c)),
+    "a recursive closure": recursive,
+    "a module that is none of its parts": lambda c: [Tempering(c)],
+    "a method": lambda c: Held(c).times,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mu", "_mu"])
+@cases("make", UNLIKE)
+def test_models_that_differ_in_an_attribute_are_refused_as_they_would_train_with_one(make, name):
+    with torch.random.fork_rng(devices=[]):
+        one, like, unlike = (torch.manual_seed(0) and Shifted(name, make(c)) for c in (2.0, 2.0, 3.0))
+    before = copy.deepcopy(one.state_dict())
+    with pytest.raises(ValueError, match=f"model 1 differs from model 0: attribute {name} is .*, not .*"):
+        mnvi.fit([one, unlike], PAIR, epochs=1, kl_weight=1.0)
+    assert all(value.equal(before[key]) for key, value in one.state_dict().items())
+    mnvi.fit([one, like], PAIR, epochs=1, kl_weight=0.0)
+
+
+class Remembering(mnvi.Module):
+    """Keeps its last output, counts its calls, and has parts with a private state."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.net = nn.LSTM(3, 3, batch_first=True), network()
+        self.last, self._calls, self._seen_shapes = None, 0, {}
+
+    def forward(self, x):
+        self._calls += 1
+        self.last = self.net(x)
+        self._seen_shapes["x"] = (x.shape, self._calls)
+        return self.last
+
+
+@pytest.mark.filterwarnings("ignore:the posterior has not settled")
+def test_what_a_use_of_a_model_sets_makes_no_difference(tmp_path):
+    models = [Remembering(), Remembering()]
+    models[1](X)
+    mnvi.predict(models[1], X, 2)
+    models[1].register_forward_hook(lambda module, inputs, output: None)
+    alone = Remembering()
+    for _ in range(2):
+        mnvi.fit(models, PAIR, epochs=1, kl_weight=1.0)
+        mnvi.fit(alone, PAIR, epochs=1, kl_weight=1.0, checkpoint=tmp_path / "fit.pt")
 
 
 @cases("row", MODELS)

@@ -1,10 +1,12 @@
 """A fit that was killed goes on to the same bits, whenever it was; and only where everything is as it was."""
 
+import copy
 import os
 import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,43 @@ def test_augmentation_and_calibration_resume_as_well(call, tmp_path, killed_at):
     assert same(history, resumed)
 
 
+class Centred(mnvi.Module):
+    """Its running mean is no part of the state_dict, and neither is a buffer that the first call makes."""
+
+    def __init__(self, seed=0, first=None):
+        super().__init__()
+        self.net = network(seed=seed)
+        self.register_buffer("mean", torch.zeros(3), persistent=False)
+        self.register_buffer("first", first, persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.mean.lerp_(x.mean(0), 0.1)
+            self.first = x.mean(0) if self.first is None else self.first
+        return self.net(x - self.mean + (0 if self.first is None else self.first))
+
+
+@pytest.mark.parametrize("same_process", [True, False])
+@pytest.mark.parametrize("call", [3, 10])
+def test_buffers_that_are_not_saved_with_the_model_resume_as_well(call, same_process, tmp_path, killed_at):
+    def fitted(model, **options):
+        return mnvi.fit(model, (X, LABELS), epochs=4, kl_weight=0.1, batch_size=8, **options)
+
+    first = torch.ones(3) if same_process else None
+    expected, killed, resumed = Centred(first=first), Centred(first=first), Centred(seed=3, first=first)
+    history = fitted(expected)
+    killed_at(call)
+    with pytest.raises(Killed):
+        fitted(killed, checkpoint=tmp_path / "fit.pt")
+    killed_at(None)
+    model = killed if same_process else resumed
+    again = fitted(model, checkpoint=tmp_path / "fit.pt")
+    assert same(history, again)
+    assert same(expected, model)
+    assert model.mean.equal(expected.mean)
+    assert model.first.equal(expected.first)
+
+
 def test_a_fit_may_be_killed_again_and_again(tmp_path, killed_at):
     expected, history = one()
     for _ in range(20):
@@ -121,6 +160,7 @@ def test_a_fit_may_be_killed_again_and_again(tmp_path, killed_at):
 def test_a_fit_that_had_ended_returns_at_once(fitted, tmp_path, monkeypatch):
     expected, history = fitted(checkpoint=tmp_path / "fit.pt")
     monkeypatch.setattr("mnvi._fitting.trial.Trial.run_epoch", None)
+    monkeypatch.setattr("mnvi._fitting.checkpoint.torch.save", None)  # its folder may be one to read only
     models, again = fitted(seed=3, checkpoint=tmp_path / "fit.pt")
     assert all(map(same, expected, models))
     assert same(history, again)
@@ -247,6 +287,86 @@ def test_the_checkpoint_of_another_fit_is_refused_and_kept(row, tmp_path):
     assert path.read_bytes() == before
     left = (model if isinstance(model, nn.Module) else model[0]).parameters()
     assert all(a.equal(b) for a, b in zip(weights, left, strict=True))
+
+
+def chooses(kind):
+    """What it does with a set of texts, whose order is another in every process."""
+
+    def chosen(x):
+        return torch.relu(x) if kind in {"relu", "silu", "gelu", "elu", "selu"} else x
+
+    return chosen
+
+
+FINGERPRINT = """
+from mnvi._fitting import fingerprint
+from mnvi._fitting.models import Objective
+from tests._fitting.test_resume import Activated, chooses
+import mnvi
+
+print(fingerprint.of_models([Objective(Activated(chooses("relu")), mnvi.likelihoods.Categorical())], set()))
+"""
+
+
+def test_the_fingerprint_is_the_same_in_every_process():
+    root, found = Path(mnvi.__file__).parents[1], set()
+    for seed in "123":
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", FINGERPRINT]
+        found.add(subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True).stdout)
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_scales_that_a_prior_fits_make_no_other_fit(learn, tmp_path):
+    def fitted(model):
+        mnvi.fit(model, (X, LABELS), epochs=2, kl_weight=0.1, checkpoint=tmp_path / "fit.pt")
+
+    model = Activated(prior=mnvi.priors.GroupARD(learn=learn))
+    fitted(model)
+    fitted(model)
+    assert model.first.prior.log_row_precision.ne(0).any()
+    with pytest.raises(ValueError, match="another fit: models 1 of"):
+        fitted(Activated(prior=mnvi.priors.GroupARD(rows=False, learn=learn)))
+
+
+class Dated(mnvi.Module):
+    """Its extra state is a time, which torch reads back only where that is allowed."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return self.net(x)
+
+    def get_extra_state(self):
+        return {"age": timedelta(1)}
+
+    def set_extra_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_extra_state_that_cannot_be_read_back_is_said_before_training(count, tmp_path):
+    models = [Dated() for _ in range(count)]
+    before = copy.deepcopy(models[0].net)
+    with pytest.raises(ValueError, match=r"cannot hold _extra_state, a dict: .* or fit without checkpoint"):
+        mnvi.fit(models if count > 1 else models[0], (X, LABELS), epochs=1, checkpoint=tmp_path / "fit.pt")
+    assert same(models[0].net, before)
+    assert not any(tmp_path.iterdir())
+    mnvi.fit(models[0], (X, LABELS), epochs=1, kl_weight=1.0)
+
+
+def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path, monkeypatch):
+    def save(content, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr("mnvi._fitting.checkpoint.torch.save", save)
+    with pytest.raises(OSError, match=r"fit\.pt cannot be written \(PytorchStreamWriter failed"):
+        mnvi.fit(network(), (X, LABELS), epochs=1, checkpoint=tmp_path / "fit.pt")
+    assert not any(tmp_path.iterdir())
 
 
 @cases("content", {"other bytes": b"not torch", "empty": b""})
