@@ -82,9 +82,9 @@ def fit(
         validation: the share of the data that is held out to choose, or data for that, then all of ``data`` are for
             training. A model that comes with trained weights (:func:`mnvi.to_bayesian`) needs data that it was not
             trained on: others seem better predicted than they are. Where there is nothing to choose, no share is held
-            out, and nothing is calibrated without such data; with 0 there must be nothing to choose. Where the draws that
-            judge are more than 2²⁶ numbers, models are judged one by one in parts of the held-out examples, spread evenly
-            over them, of which the first calibrates.
+            out, and nothing is calibrated without such data; with 0 there must be nothing to choose. Where the draws
+            that judge are more than 2²⁶ numbers, models are judged one by one in parts of the held-out examples,
+            spread evenly over them, of which the first calibrates.
         draws: of the weights, in each step.
         warmup: share of the steps in which the KL's weight rises from 0.
         calibrate: whether held-out data set the likelihood's scale or temperature; a scale that requires no grad stays.

@@ -269,7 +269,7 @@ def test_data_say_nothing_of_a_bias_before_a_batch_norm_so_it_has_no_posterior()
     """Which is so in training: the output does not depend on it. Any other bias has one."""
     plain = [nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.ReLU(), nn.BatchNorm1d(4)]
     model = to_bayesian(nn.Sequential(*plain), bias_posterior=True).train()
-    assert [hasattr(layer, "bias_posterior") for layer in model] == [False, True, True, False, True]
+    assert [hasattr(layer, "bias_posterior") for layer in model.children()] == [False, True, True, False, True]
     hidden = nn.functional.linear(torch.randn(8, 3), plain[0].weight)
     normed = [nn.functional.batch_norm(hidden + bias, None, None, training=True) for bias in (0.0, 5.0)]
     assert_close(*normed)
