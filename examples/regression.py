@@ -25,6 +25,7 @@ if not __package__:  # python examples/regression.py, where only mnvi is install
 
 import mnvi
 from examples.common import command_line, intervals, tables
+from examples.common.least_squares import least_squares
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ def main(settings: Settings) -> pd.DataFrame:
     torch.manual_seed(settings.seed)
     table = tables.read(settings.table, settings.target)
     rows = np.random.default_rng(settings.seed).permutation(len(table))
-    # In double precision, as columns may vary little around a large number; what networks see is standardised.
     test, train = torch.tensor(table.to_numpy(np.float64)[rows]).tensor_split([len(rows) // 5])
     mean, std = train[:, :-1].mean(0), train[:, :-1].std(0)
     x, test_x = (((part[:, :-1] - mean) / std.where(std > 0, 1.0)).float() for part in (train, test))
@@ -69,18 +69,10 @@ def main(settings: Settings) -> pd.DataFrame:
         noise.calibrate_(draws(x[:held]), y[:held], spread=1.0)  # of the mixture of all networks
         return noise.prediction(draws(test_x))
 
-    def line() -> mnvi.Prediction:
-        a, test_a = (nn.functional.pad(each.double(), (0, 1), value=1.0) for each in (x, test_x))
-        center, size = y[held:].mean(0), y[held:].std(0)
-        solution = torch.linalg.lstsq(a[held:], (y[held:] - center) / size, driver="gelsd").solution  # of any rank
-        noise = ((y[:held] - center) / size - a[:held] @ solution).square().mean().sqrt()
-        likelihood = mnvi.likelihoods.Standardized(mnvi.likelihoods.Gaussian(noise), center, size)
-        return likelihood.prediction((test_a @ solution).float()[None])
-
     scores = {}
     for name, predicted in {
         "plain network": lambda: networks(1, nn.Linear),
-        "least squares": line,
+        "least squares": lambda: least_squares(x[held:], y[held:], x[:held], y[:held], test_x),
         "MC dropout": lambda: networks(1, nn.Linear, 0.0, nn.Dropout(0.1)),
         "Bayesian networks": lambda: networks(settings.networks, mnvi.MNLinear, settings.kl_weight),
     }.items():
@@ -93,10 +85,8 @@ def main(settings: Settings) -> pd.DataFrame:
         scores[name] = {"seconds": time.process_time() - start} | intervals.scores([prediction], test_y)
     found = pd.DataFrame(scores).T.assign(cost=lambda each: each.seconds / each.seconds.get("plain network", np.nan))
     print(found.to_string(float_format="%.2f"))
-    if prediction is None:  # nor may a file of another run stay
-        Path(settings.out).unlink(missing_ok=True)
-        print(f"{settings.out} is not written, as the last method failed")
-    else:
+    Path(settings.out).unlink(missing_ok=True)  # it may be another run's
+    if prediction is not None:
         intervals.write(Path(settings.out), rows[: len(test)], test_y, [prediction])
     return found
 

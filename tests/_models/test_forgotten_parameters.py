@@ -132,7 +132,8 @@ def test_another_network_is_its_owners_affair():
 
 def test_losses_in_evaluation_or_in_a_transform_are_not_looked_at():
     elbo, model = ELBO(50, likelihood=Gaussian()), mlp()
-    elbo(model.eval()(X), Y, model)
+    with torch.no_grad():
+        elbo(model.eval()(X), Y, model)
     model.train()
 
     def loss(parameters):

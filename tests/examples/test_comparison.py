@@ -173,6 +173,7 @@ def test_the_table_has_means_and_deviations_over_seeds():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the posterior has not settled")
 def test_one_epoch_of_everything_goes_on_where_it_was(tmp_path, monkeypatch):
     out = ["--out", str(tmp_path)]
     first = comparison.main([*TINY, *out, "--methods", "plain"])

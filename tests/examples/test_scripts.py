@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = ("uncertainty", "regression", "manifold_optimization", "orthogonal_rnn", "natural_gradient", "sparsify")
 
 
+@pytest.mark.filterwarnings("ignore:the posterior has not settled")
 def test_two_steps_of_uncertainty(tmp_path, capsys):
     settings = uncertainty.Settings(train=64, epochs=1, more_epochs=1, draws=2, out=str(tmp_path))
     rows = uncertainty.main(settings)
