@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.common import checkpoints, plots, results
+from examples.common import checkpoints, plots, results, shift_plots
 from examples.common.command_line import as_program, option, parse
 from examples.papers import (
     conjugate_regression,
@@ -60,6 +60,8 @@ def figure(path: Path) -> tuple[str, Callable[[Path], None]]:
     if "target" in result:
         return "natural_gradient.png", lambda out: natural_gradient.images_figure(out, result)
     runs = result["runs"]
+    if "table" in result:
+        return "reliability.png", lambda out: shift_plots.reliability_figure(out, list(runs.values()))
     first = next(iter(runs.values()))
     if any("summary" in run for run in first.values() if isinstance(run, dict)):
         return "uci.png", lambda out: uci.figure(out, runs)
