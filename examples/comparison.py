@@ -3,7 +3,7 @@
     python -m examples.comparison                                               # handwritten digits, a minute
     python -m examples.comparison --data fashion_mnist --images 2000 --seeds 1 --out runs/comparison-small
     python -m examples.comparison --data fashion_mnist --out runs/comparison-fashion
-    python -m examples.comparison --data mnist --network mlp --images 60000 --epochs 30 --out runs/comparison-mnist
+    python -m examples.comparison --data mnist --network noisy-mlp --images 60000 --epochs 30 --out runs/comparison-mlp
 
 A network is trained for --epochs. Every method starts from its weights and trains for as many more, the plain network
 too. The members of the ensemble are trained from scratch for all of them. So is IVON in a second try; the held-out
@@ -13,7 +13,6 @@ left out.
 Every method and seed has a JSON file of its own when it is done, and a killed run goes on with the next one.
 """
 
-import math
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,10 +20,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
 
 from examples.baselines.contest import INSTALL, METHODS, Contest
 from examples.baselines.draws import Training
+from examples.baselines.networks import NETWORKS
 from examples.common import checkpoints, command_line, comparison, scores, shift_plots
 from examples.common.command_line import check, option, parse
 from examples.common.trial import Trial
@@ -36,7 +35,9 @@ class Settings:
 
     methods: str = option(",".join(METHODS), "what to compare; '' only draws the figures")
     data: Literal["digits", "mnist", "fashion_mnist", "cifar10"] = option("digits", "images to classify")
-    network: Literal["cnn", "mlp"] = option("cnn", "convolutions of 16 and 32 channels before 64 units; or 400-400")
+    network: Literal["cnn", "mlp", "noisy-mlp"] = option(
+        "cnn", "convolutions of 16 and 32 channels before 64 units; 400-400; or the latter trained with noise"
+    )
     images: int = option(20_000, "training images at most", 1)
     held_out: int = option(None, "training images held out (default: 300 of digits, else 2000)", 10)
     test: int = option(None, "test images at most (default: all)", 10)
@@ -136,23 +137,6 @@ def prepared(seed: int, settings: Settings, fixed: dict, trial: Trial, path: Pat
     options |= {"kl_weight": settings.kl_weight}
     models = {part: model.eval() for part, model in parts.items()}
     return Contest(build, training, **models, seconds=tuple(progress["seconds"]), **options)
-
-
-def cnn(shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """Two convolutions and two linear layers, for images of even height and width."""
-    channels, height, width = shape
-    first = [nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    second = [nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Flatten()]
-    return nn.Sequential(*first, *second, nn.Linear(8 * height * width, 64), nn.ReLU(), nn.Linear(64, classes))
-
-
-def mlp(shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """Two hidden layers of 400 units."""
-    hidden = [nn.Linear(math.prod(shape), 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU()]
-    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(400, classes))
-
-
-NETWORKS = {"cnn": cnn, "mlp": mlp}
 
 
 def collect(folder: Path, runs: dict[tuple[int, str], dict]) -> dict:

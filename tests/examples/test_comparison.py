@@ -12,7 +12,7 @@ from scipy.stats import entropy
 from sklearn.metrics import roc_auc_score
 
 from examples import comparison
-from examples.baselines import contest
+from examples.baselines import contest, networks
 from examples.common import metrics, quality, scores, shift_plots, shifts
 from examples.common.data import Data
 from examples.papers import digits
@@ -248,10 +248,44 @@ def test_wrong_options_are_refused(option, reason, tmp_path, capsys):
 
 
 def test_the_network_is_that_of_the_documentation():
-    model = comparison.cnn((1, 28, 28), 10)
+    model = networks.cnn((1, 28, 28), 10)
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     assert [model[6].in_features, model[6].out_features, model[8].out_features] == [6272, 64, 10]
-    assert comparison.mlp((1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    linear = [(each.in_features, each.out_features) for each in networks.mlp((1, 28, 28), 10) if hasattr(each, "bias")]
+    assert linear == [(784, 400), (400, 400), (400, 10)]
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_network_has_a_score_for_each_class(name):
+    model = networks.NETWORKS[name]((3, 8, 8), 7)
+    assert model(torch.randn(5, 3, 8, 8)).shape == (5, 7)
+
+
+def test_noise_is_added_in_training_alone():
+    noise, x = networks.GaussianNoise(0.3), torch.full((1000, 1000), 2.0)
+    assert torch.equal(noise.eval()(x), x)
+    added = noise.train()(x) - x
+    assert added.mean().item() == pytest.approx(0, abs=5 * 0.3 / 1000)  # five standard errors of a million
+    assert added.std().item() == pytest.approx(0.3, rel=5 / 2**0.5 / 1000)
+
+
+@pytest.mark.parametrize("scale", [-0.1, float("nan"), float("inf")])
+def test_noise_of_no_scale_is_refused(scale):
+    with pytest.raises(ValueError, match="finite and at least 0"):
+        networks.GaussianNoise(scale)
+
+
+@pytest.mark.filterwarnings("ignore:the posterior has not settled")
+def test_the_noisy_network_is_trained_with_noise_and_compared_without(tmp_path):
+    options = ["--network", "noisy-mlp", "--methods", "plain,dropout,matrix-normal", "--out", str(tmp_path)]
+    runs = comparison.main([*TINY, *options])["runs"]
+    assert {row for run in runs.values() for row in run["rows"]} == {
+        "plain", "plain + temperature", "MC dropout", "matrix normal", "matrix normal, T = 1"
+    }  # fmt: skip
+    model = networks.noisy_mlp((1, 8, 8), 10)
+    x = torch.randn(4, 1, 8, 8)
+    assert not torch.equal(model(x), model(x))
+    assert torch.equal(model.eval()(x), model(x))
 
 
 def test_bins_of_few_images_are_not_in_the_reliability_diagram(tmp_path, monkeypatch):
