@@ -1,7 +1,7 @@
 """Regression on the tables of the UCI repository: matrix-normal posteriors beside what else is used.
 
     python -m examples.papers.uci --sets yacht --splits 3 --steps 2000 --out runs/uci-try    # a minute or two
-    python -m examples.papers.uci --out runs/uci                                             # everything; 5 hours
+    python -m examples.papers.uci --out runs/uci                                             # everything; 8 hours
 
 Nine sets with their published splits, 20 of each (5 of protein), of which a tenth is the test. The networks have one
 hidden layer of 50 units on the five small sets, two on the large ones (100 units for protein), and learnt noise. All
@@ -25,9 +25,10 @@ Beside them is what Louizos & Welling (2016, arXiv:1603.04733) published for VMG
 with pseudo-data and one hidden layer on every set, on such splits. Means and standard errors over splits; RMSE in the
 targets' units, log-likelihood in nats per row.
 
-The first three methods on the five small sets come first (two hours of one core), then these on the large ones (80
-minutes), then the other methods (100 minutes). A step of a hundred networks takes some 22 ms for mn, 19 for diagonal, 7
-for the others. What is done is not done again, and a killed run goes on where it was.
+The first three methods on the five small sets come first (three hours of one core), then these on the large ones (two
+and a half), then the other methods (two and a half). A step of a hundred networks takes some 22 ms for mn, 19 for
+diagonal, 7 for the others. What is done is not done again, and a killed run goes on where it was; `seconds` in a JSON
+file are those of the last process that worked on it.
 """
 
 import hashlib

@@ -69,6 +69,7 @@ def refusal(objectives: Sequence[Objective], data: Examples, numbers: Tensor) ->
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             batch = data.batch(numbers[:2]).to(device)
+            together.module.train()
             nll, divergence = together.losses(batch, data.own and together.count > 1)
             (nll + divergence).sum().backward()
             if together.count > 1:

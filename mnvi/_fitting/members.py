@@ -32,7 +32,7 @@ class Members(ABC):
 
     @abstractmethod
     def losses(self, batch: Inputs, stacked: bool) -> tuple[Tensor, Tensor]:
-        """Mean NLL and whole KL of every member, shapes (K,)."""
+        """Mean NLL and whole KL of every member, shapes (K,), in the mode that the module is in."""
 
     @abstractmethod
     def outputs(self, batch: Inputs, stacked: bool) -> Draws:
@@ -65,18 +65,19 @@ class Members(ABC):
         return [over(lambda each, k=k: each[k], together) for k in range(self.count)]
 
     def groups(self, lr: float, log_diagonals: float) -> list[dict[str, Any]]:
-        """A group for every kind and rate, the rates of :func:`mnvi.parameter_groups`, less for large weights.
+        """A group for each rate, those of :func:`mnvi.parameter_groups` but for large weights; log-scales apart.
 
         Adam moves every entry by the rate, so a unit with p inputs moves by up to p of them: a weight with more than
         64 inputs has √(64/p) of the rate.
         """
-        groups: dict[tuple[str, float], dict[str, Any]] = {}
+        groups: dict[tuple[bool, float], dict[str, Any]] = {}
         inputs = {weight: weight[0].numel() for weight in map(_matrix, self.module.modules()) if weight is not None}
         names = {parameter: name for name, parameter in self.module.named_parameters()}
         for group in parameter_groups(self.module, lr, log_diagonals=log_diagonals):
             for p in filter(lambda p: p.requires_grad, group["params"]):
                 rate = group["lr"] * min(1.0, (64 / inputs.get(p, 64)) ** 0.5)
-                found = groups.setdefault((group["name"], rate), {**group, "lr": rate, "params": []})
+                scales = group["name"] == "log_diagonals"
+                found = groups.setdefault((scales, rate), {**group, "lr": rate, "params": []})
                 found["params"].append(self.parameters[names[p]])
         return list(groups.values())
 
@@ -90,7 +91,6 @@ class OneMember(Members):
         self.call: Any = torch.compile(objective) if compile else objective
 
     def losses(self, batch: Inputs, stacked: bool) -> tuple[Tensor, Tensor]:
-        self.module.train()
         nll, divergence = self.call(batch.positional, batch.named, batch.target)
         return nll[None], divergence[None]
 
@@ -123,7 +123,6 @@ class StackedMembers(Members):
         self.call: Any = torch.compile(self._mapped) if compile else self._mapped
 
     def losses(self, batch: Inputs, stacked: bool) -> tuple[Tensor, Tensor]:
-        self.module.train()
         return self.call(batch.positional, batch.named, batch.target, stacked)
 
     def outputs(self, batch: Inputs, stacked: bool) -> Draws:

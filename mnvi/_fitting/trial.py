@@ -82,6 +82,7 @@ class Trial:
     def run_epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Take the steps of one epoch; gives (NLL, KL per example) of the members, (K,), after each."""
         totals: Tensor | float = 0.0
+        self.members.module.train()
         batches = pieces(self.order(), self.plan.batch_size)
         for numbers, batch in zip(batches, self.examples.batches(batches), strict=True):
             nll, divergence = self._named(numbers, batch.to(self.members.device))
@@ -116,7 +117,8 @@ class Trial:
         divergence = divergence / len(self.numbers)
         losses = nll + rise(self.step, self.plan.warmup * self.steps) * self.weights * divergence
         self._check_finite(losses, nll)
-        self.optimizer.zero_grad()
+        for parameter in self.members.parameters.values():  # zero_grad() takes six times as long
+            parameter.grad = None
         losses.sum().backward()
         if self.step >= LAST * self.steps:
             self.balance.add(self.optimizer.param_groups, self.members.count)
