@@ -27,6 +27,17 @@ FAMILIES = {
     for family in (posteriors.MatrixNormal, posteriors.MatrixNormalPlusDiagonal)
     for name, (row, column) in PARTNERS.items()
 } | {"Diagonal": posteriors.Diagonal()}
+# Families with a free scale for each weight draw outputs where their factors are these; others draw weights.
+DRAWN = ("identity", "diagonal", "low-rank")
+FAMILIES |= {
+    f"ScaledMatrixNormal-{rows}-{columns}": posteriors.ScaledMatrixNormal(FACTORS[rows], FACTORS[columns])
+    for rows in DRAWN
+    for columns in DRAWN
+}
+WEIGHT_FAMILIES = {
+    f"ScaledMatrixNormal-{rows}-{columns}": posteriors.ScaledMatrixNormal(FACTORS[rows], FACTORS[columns])
+    for rows, columns in (("dense", "dense"), ("dense", "low-rank"), ("identity", "dense"), ("blocks", "kronecker"))
+}
 # A few families that stand for all of them, where a test is about what is built on top.
 SOME_FAMILIES = {
     "diagonal": posteriors.Diagonal(),
@@ -34,6 +45,7 @@ SOME_FAMILIES = {
     "low-rank-kronecker": posteriors.MatrixNormal(LowRank(2), Kronecker()),
     "blocks-identity": posteriors.MatrixNormal(BlockDiagonal(3), Identity()),
     "dense-plus-diagonal": posteriors.MatrixNormalPlusDiagonal(ratio=1.0),
+    "scaled": posteriors.ScaledMatrixNormal(),
 }
 # A prior whose density is fixed, with the distribution of a weight under it: a new one is one row here.
 DENSITIES = {

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .._torch.dtypes import Device
 
 Convolve = Callable[[Tensor, Tensor], Tensor]
+DiagonalAndLoading = tuple[Tensor, Tensor]
 Split = tuple[int, int]  # how a vector of a·b numbers is made of two axes: channels, kernel positions
 
 
@@ -136,6 +137,10 @@ class Factor(nn.Module, ABC):
 
     def log_cholesky_diagonal(self) -> Tensor | None:
         """Logarithm of the diagonal of the Cholesky factor of F Fᵀ, shape (n,); None where it is not at hand."""
+        return None
+
+    def diagonal_and_loading(self) -> DiagonalAndLoading | None:
+        """d (n,) and C (n, rank) of F = [diag d, C]; None where F is not made so."""
         return None
 
     @abstractmethod

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .._torch.dtypes import Device
 from ..linalg.contraction import contract_diagonal
 from ..linalg.elementary import safe_sqrt
-from .base import Convolve, Factor, FactorSpec, NaturalPart, Split
+from .base import Convolve, DiagonalAndLoading, Factor, FactorSpec, NaturalPart, Split
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ class DiagonalFactor(Factor):
 
     def log_cholesky_diagonal(self) -> Tensor:
         return self.log_diagonal
+
+    def diagonal_and_loading(self) -> DiagonalAndLoading:
+        return self.log_diagonal.exp(), self.log_diagonal.new_zeros(self.size, 0)
 
     def matrix(self) -> Tensor:
         return self.log_diagonal.exp().diag_embed()

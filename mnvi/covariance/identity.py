@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._torch.dtypes import Device
-from .base import Convolve, Factor, FactorSpec, Split
+from .base import Convolve, DiagonalAndLoading, Factor, FactorSpec, Split
 from .diagonal import independent_patch_norm
 
 
@@ -59,6 +59,9 @@ class IdentityFactor(Factor):
 
     def log_cholesky_diagonal(self) -> Tensor:
         return self.anchor.new_zeros(self.size)
+
+    def diagonal_and_loading(self) -> DiagonalAndLoading:
+        return self.anchor.new_ones(self.size), self.anchor.new_zeros(self.size, 0)
 
     def matrix(self) -> Tensor:
         return torch.eye(self.size, device=self.anchor.device, dtype=self.anchor.dtype)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .._checks import positive_int
 from .._torch.dtypes import Device
-from .base import Factor, FactorSpec, Split
+from .base import DiagonalAndLoading, Factor, FactorSpec, Split
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,9 @@ class LowRankFactor(Factor):
     def rescale_(self, log_scale: Tensor) -> None:
         self.log_diagonal.add_(log_scale)
         self.loading.mul_(log_scale.exp())
+
+    def diagonal_and_loading(self) -> DiagonalAndLoading:
+        return self.log_diagonal.exp(), self.loading
 
     def matrix(self) -> Tensor:
         return torch.cat([self.log_diagonal.exp().diag_embed(), self.loading], -1)

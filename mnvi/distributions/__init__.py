@@ -11,5 +11,6 @@ here: the docstring of `divergences` lists them.
 from . import divergences
 from .matrix_normal import MatrixNormal
 from .matrix_normal_plus_diagonal import MatrixNormalPlusDiagonal
+from .scaled_matrix_normal import ScaledMatrixNormal
 
-__all__ = ["MatrixNormal", "MatrixNormalPlusDiagonal", "divergences"]
+__all__ = ["MatrixNormal", "MatrixNormalPlusDiagonal", "ScaledMatrixNormal", "divergences"]

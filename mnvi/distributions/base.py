@@ -78,7 +78,8 @@ def _broadcast_batch_shape(**arguments: Tensor) -> torch.Size:
     n, p = shapes["loc"][-2:] if len(shapes["loc"]) > 1 else (0, 0)
     if n * p == 0:
         raise ValueError(f"loc must have shape (..., n, p) with n, p > 0, got {shapes['loc']}")
-    expected = {"loc": (n, p), "scale_tril_row": (n, n), "scale_tril_column": (p, p), "scale_diagonal": (n, p)}
+    factors = {"scale_tril_row": (n, n), "scale_tril_column": (p, p)}
+    expected = {name: factors.get(name, (n, p)) for name in shapes}
     for name, shape in shapes.items():
         if shape[-2:] != expected[name]:
             raise ValueError(f"{name} must end in {expected[name]} for loc of shape {shapes['loc']}, got {shape}")

@@ -34,6 +34,7 @@ from ..linalg.solve import inverse_diagonal
 from .base import KroneckerNormal, product, triangular_solve
 from .matrix_normal import MatrixNormal
 from .matrix_normal_plus_diagonal import MatrixNormalPlusDiagonal
+from .scaled_matrix_normal import ScaledMatrixNormal
 
 
 @register_kl(MatrixNormal, MatrixNormal)
@@ -53,8 +54,9 @@ def _kl_matrix_normal_independent(q: MatrixNormal, r: Independent) -> Tensor:
     return (0.5 * (ratio - 1) + scale.log()).sum((-2, -1)) - q._half_log_det()
 
 
+@register_kl(ScaledMatrixNormal, Independent)
 @register_kl(MatrixNormalPlusDiagonal, Independent)
-def _kl_plus_diagonal_independent(q: MatrixNormalPlusDiagonal, r: Independent) -> Tensor:
+def _kl_to_independent(q: KroneckerNormal, r: Independent) -> Tensor:
     _, scale = _entries(r)
     return _kl(q, r, lambda: (q.variance / scale.square()).sum((-2, -1)))
 
@@ -108,6 +110,16 @@ def _kl_to_low_rank(q: KroneckerNormal, r: LowRankMultivariateNormal) -> Tensor:
 @register_kl(MatrixNormal, MatrixNormalPlusDiagonal)
 @register_kl(MatrixNormalPlusDiagonal, MultivariateNormal)
 @register_kl(MatrixNormalPlusDiagonal, MatrixNormalPlusDiagonal)
+@register_kl(ScaledMatrixNormal, ScaledMatrixNormal)
+@register_kl(ScaledMatrixNormal, MatrixNormal)
+@register_kl(ScaledMatrixNormal, MatrixNormalPlusDiagonal)
+@register_kl(ScaledMatrixNormal, MultivariateNormal)
+@register_kl(ScaledMatrixNormal, LowRankMultivariateNormal)
+@register_kl(MatrixNormal, ScaledMatrixNormal)
+@register_kl(MatrixNormalPlusDiagonal, ScaledMatrixNormal)
+@register_kl(MultivariateNormal, ScaledMatrixNormal)
+@register_kl(LowRankMultivariateNormal, ScaledMatrixNormal)
+@register_kl(Independent, ScaledMatrixNormal)
 @register_kl(Independent, MatrixNormalPlusDiagonal)
 @register_kl(MultivariateNormal, MatrixNormalPlusDiagonal)
 @register_kl(LowRankMultivariateNormal, MatrixNormalPlusDiagonal)
@@ -160,7 +172,7 @@ def _entries(d: Independent) -> tuple[Tensor, Tensor]:
 
 def _flat(d: Distribution) -> MultivariateNormal | LowRankMultivariateNormal:
     """The distribution of the row-major flattened matrix."""
-    if isinstance(d, (MatrixNormal, MatrixNormalPlusDiagonal)):
+    if isinstance(d, (MatrixNormal, MatrixNormalPlusDiagonal, ScaledMatrixNormal)):
         return d.to_multivariate_normal()
     if isinstance(d, Independent):
         factor = torch.diag_embed(d.base_dist.stddev.flatten(-2))

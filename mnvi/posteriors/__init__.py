@@ -8,8 +8,17 @@ from .by_size import BySize
 from .diagonal import Diagonal
 from .matrix_normal import MatrixNormal
 from .matrix_normal_plus_diagonal import MatrixNormalPlusDiagonal
+from .scaled_matrix_normal import ScaledMatrixNormal
 
-__all__ = ["BySize", "Diagonal", "MatrixNormal", "MatrixNormalPlusDiagonal", "Posterior", "PosteriorSpec"]
+__all__ = [
+    "BySize",
+    "Diagonal",
+    "MatrixNormal",
+    "MatrixNormalPlusDiagonal",
+    "Posterior",
+    "PosteriorSpec",
+    "ScaledMatrixNormal",
+]
 
 if not TYPE_CHECKING:
     __getattr__ = renamed(__name__, {"Family": "PosteriorSpec"})

@@ -19,11 +19,11 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from mnvi.distributions import MatrixNormal, MatrixNormalPlusDiagonal
+from mnvi.distributions import MatrixNormal, MatrixNormalPlusDiagonal, ScaledMatrixNormal
 
 N, P = 2, 3
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
-FAMILIES = pytest.mark.parametrize("family", [MatrixNormal, MatrixNormalPlusDiagonal])
+FAMILIES = pytest.mark.parametrize("family", [MatrixNormal, MatrixNormalPlusDiagonal, ScaledMatrixNormal])
 
 
 def generator(seed=0):
@@ -58,6 +58,8 @@ def dense(d):
     factor = torch.kron(d.scale_tril_row, d.scale_tril_column)
     if isinstance(d, MatrixNormal):
         return MultivariateNormal(d.loc.flatten(), scale_tril=factor)
+    if isinstance(d, ScaledMatrixNormal):
+        return MultivariateNormal(d.loc.flatten(), scale_tril=torch.diag(d.scale.flatten()) @ factor)
     noise = torch.diag(d.scale_diagonal.flatten())
     return MultivariateNormal(d.loc.flatten(), factor @ factor.T + noise @ noise.T)
 
@@ -282,6 +284,11 @@ KINDS = {
         lambda *raw: build(MatrixNormalPlusDiagonal, raw),
         lambda row, column, s: dense_kronecker(row, column) + torch.diag((2 * s).exp().flatten()),
     ),
+    "scaled": Normals(
+        ((N, P), (N, N), (P, P), (N, P)),
+        lambda *raw: build(ScaledMatrixNormal, raw),
+        lambda row, column, s: torch.outer(s.exp().flatten(), s.exp().flatten()) * dense_kronecker(row, column),
+    ),
     "independent": Normals(
         ((N, P), (N, P)),
         lambda loc, s: Independent(Normal(loc, s.exp()), 2),
@@ -298,7 +305,7 @@ KINDS = {
         lambda factor, s: factor @ factor.T + torch.diag(s.exp()),
     ),
 }
-OURS = ("matrix-normal", "plus-diagonal")
+OURS = ("matrix-normal", "plus-diagonal", "scaled")
 PAIRS = pytest.mark.parametrize(
     ("q", "r"),
     [

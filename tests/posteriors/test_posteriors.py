@@ -10,7 +10,7 @@ from torch.func import functional_call, vmap
 
 from mnvi.covariance import Dense, Identity, Kronecker, LowRank
 from mnvi.posteriors import Diagonal, MatrixNormal, MatrixNormalPlusDiagonal
-from tests.cases import FACTORS, FAMILIES, SOME_FAMILIES, cases
+from tests.cases import FACTORS, FAMILIES, SOME_FAMILIES, WEIGHT_FAMILIES, cases
 from tests.laws import assert_close, assert_moments, build, dense_covariance, randomise
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -104,6 +104,13 @@ LAWS = {
 @cases("family", FAMILIES)
 def test_law(family, law):
     law(build(family, (N, P)))
+
+
+@cases("law", {name: law for name, law in LAWS.items() if name != "law_output_deviation"})
+@cases("family", WEIGHT_FAMILIES)
+def test_law_of_a_family_that_draws_weights_only(family, law):
+    law(build(family, (N, P)))
+    assert not family.build((N, P)).provides("output_deviation")
 
 
 @cases("family", FAMILIES)
