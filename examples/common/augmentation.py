@@ -1,0 +1,22 @@
+"""Training images moved and mirrored at random, a new one of each at every step."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SHIFT = 4  # pixels
+
+
+def flipped_and_shifted(x: Tensor, shift: int = SHIFT) -> Tensor:
+    """Every image of ``x`` (N, C, H, W) mirrored left to right or not, and moved by up to ``shift`` pixels each way.
+
+    What comes in from outside is 0, the mean of normalised images. Source: Krizhevsky et al. (2012), as it is usual
+    for CIFAR-10 since He et al. (2015), arXiv:1512.03385, section 4.2. The random numbers are torch's own.
+    """
+    height, width = x.shape[-2:]
+    padded = F.pad(x, [shift] * 4)
+    rows, columns = torch.randint(2 * shift + 1, (2, len(x), 1))
+    rows, columns = rows + torch.arange(height), columns + torch.arange(width)
+    columns = torch.where(torch.rand(len(x), 1) < 0.5, columns, columns.flip(1))
+    images = torch.arange(len(x)).view(-1, 1, 1)
+    return padded[images, :, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)
