@@ -59,6 +59,7 @@ PRIORS = {name: prior for name, (prior, _) in DENSITIES.items()} | {
     "group-ard-rows": priors.GroupARD(columns=False),
     "group-ard-columns": priors.GroupARD(rows=False),
     "group-ard-learnt": priors.GroupARD(learn=True),
+    "group-ard-student": priors.GroupARD(degrees=1.5),
 }
 
 

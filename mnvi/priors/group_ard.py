@@ -1,10 +1,12 @@
 """Group automatic relevance determination: one precision for each row and one for each column."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from .._checks import positive_float
 from .._torch.dtypes import Device
 from .._torch.tracing import plain_operations
 from ..posteriors import Posterior
@@ -22,18 +24,37 @@ class GroupARD(PriorSpec):
     derivatives hold them fixed too, and in ``torch.func`` transforms the buffers stay as they are.
 
     Sources: Kropotov, Vetrov, Wolf & Hassner (2010), 'Variational relevance vector machine for tabular data' (JMLR W&CP
-    13:79-94), the prior; Sinkhorn & Knopp (1967), doi:10.2140/pjm.1967.21.343, the scaling.
+    13:79-94), the prior; Sinkhorn & Knopp (1967), doi:10.2140/pjm.1967.21.343, the scaling; Tipping (2001), JMLR
+    1:211-244, section 5.1, Student's t as a mixture of precisions.
+
+    With ``degrees`` = ν each weight has a precision of its own beside those of its row and column:
+    W_ij ~ N(0, 1/(τ_i·γ_j·α_ij)), α_ij ~ Gamma(ν/2, ν/2), which is Student's t of ν degrees of freedom and scale
+    1/√(τ_i·γ_j). With the best q(α_ij) put in, ½(ν+1)·log(1 + τ_i·γ_j·S_ij/ν) takes the place of ½·τ_i·γ_j·S_ij, up to a
+    constant, and S_ij has the factor (ν+1)/(ν + τ_i·γ_j·S_ij) in the two equations. This KL is that of q(W) q(α), thus
+    an upper bound of the one to Student's t. ν = ∞ is the prior without; ν → 0 tends to ``ARD``, up to a constant.
+
+    Sources: Kropotov, Vetrov, Wolf & Hassner (2010), 'Variational relevance vector machine for tabular data' (JMLR W&CP
+    13:79-94), the prior; Sinkhorn & Knopp (1967), doi:10.2140/pjm.1967.21.343, the scaling; Tipping (2001), JMLR
+    1:211-244, section 5.1, Student's t as a mixture of precisions.
+
+    With ``degrees`` = ν weights have precisions of their own beside those of their row and column, and are pruned one by
+    one too: W_ij ~ N(0, 1/(τ_i·γ_j·α_ij)), α_ij ~ Gamma(ν/2, ν/2), which is Student's t of ν degrees of freedom, with
+    scale 1/√(τ_i·γ_j). The best q(α_ij) put in, each weight adds ½(ν+1)·log(1 + τ_i·γ_j·S_ij/ν) in place of
+    ½·τ_i·γ_j·S_ij: a KL that is too large by as much as q(W, α) is not independent. Every S_ij then has the factor
+    (ν+1)/(ν + τ_i·γ_j·S_ij) in the equations of τ and γ. ν = ∞ is the prior without, ν → 0 tends to ``ARD``.
 
     Args:
         rows: one precision for each row (output unit).
         columns: one precision for each column of the weight matrix (input unit, or channel and kernel position).
         learn: make log τ and log γ parameters of the layer that a torch optimiser steps, as Rudnev & Kropotov (2019)
             do.
+        degrees: ν > 0; ``None``: ∞.
     """
 
     rows: bool = True
     columns: bool = True
     learn: bool = False
+    degrees: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("rows", "columns", "learn"):
@@ -41,6 +62,8 @@ class GroupARD(PriorSpec):
                 raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
         if not (self.rows or self.columns):
             raise ValueError("GroupARD needs rows=True, columns=True or both; Normal(None) fits one scale for a layer")
+        if self.degrees is not None:
+            positive_float("degrees", self.degrees)
 
     def build(
         self, shape: tuple[int, int], *, device: Device = None, dtype: torch.dtype | None = None
@@ -58,6 +81,7 @@ class GroupARDPrior(Prior):
     ) -> None:
         super().__init__()
         self.rows, self.columns, self.learn = options.rows, options.columns, options.learn
+        self.degrees = options.degrees
         for name, size, used in zip(("row", "column"), shape, (self.rows, self.columns), strict=True):
             value = torch.zeros(size, device=device, dtype=dtype)
             if options.learn and used:
@@ -82,11 +106,19 @@ class GroupARDPrior(Prior):
             self.update(mean, posterior)
             # Clones: the buffers change in place at the next call, and this call's graph must not see it.
             log_row, log_column = self.log_row_precision.clone(), self.log_column_precision.clone()
-        row, column = log_row.exp(), log_column.exp()
-        quadratic = row @ mean.square() @ column + posterior.scaled_variance(row, column)
         n, p = mean.shape
-        constant = p * log_row.sum() + n * log_column.sum() + n * p
-        return 0.5 * (quadratic - constant) - posterior.log_volume()
+        determinant = p * log_row.sum() + n * log_column.sum()
+        return 0.5 * (self._misfit(mean, posterior, log_row, log_column) - determinant) - posterior.log_volume()
+
+    def _misfit(self, mean: Tensor, posterior: Posterior, log_row: Tensor, log_column: Tensor) -> Tensor:
+        """Σ τ_i·γ_j·S_ij − n·p, or what takes its place for Student's t."""
+        row, column, size, v = log_row.exp(), log_column.exp(), mean.numel(), self.degrees
+        if v is None:
+            return row @ mean.square() @ column + posterior.scaled_variance(row, column) - size
+        second_moment = mean.square() + posterior.variance()
+        share = (row.unsqueeze(1) * second_moment * column / v).log1p().sum()
+        density = math.lgamma((v + 1) / 2) - math.lgamma(v / 2) + 0.5 * math.log(2 / v)  # against the normal's
+        return (v + 1) * share - size * (1 + 2 * density)
 
     def update(self, mean: Tensor, posterior: Posterior, sweeps: int | None = None) -> None:
         """Alternate the two equations ``sweeps`` times (2 by default), from where the last call left off."""
@@ -108,10 +140,19 @@ class GroupARDPrior(Prior):
         n, p = mean.shape
         for _ in range(sweeps):
             if self.columns:
-                log_column = torch.log(n / (log_row.exp() @ second_moment).clamp_min(n * tiny))
+                moments = self._weighted(second_moment, log_row, log_column)
+                log_column = torch.log(n / (log_row.exp() @ moments).clamp_min(n * tiny))
             if self.rows:
-                log_row = torch.log(p / (second_moment @ log_column.exp()).clamp_min(p * tiny))
+                moments = self._weighted(second_moment, log_row, log_column)
+                log_row = torch.log(p / (moments @ log_column.exp()).clamp_min(p * tiny))
         return log_row, log_column
 
+    def _weighted(self, second_moment: Tensor, log_row: Tensor, log_column: Tensor) -> Tensor:
+        """S, each entry times its expected α."""
+        v = self.degrees
+        if v is None:
+            return second_moment
+        return second_moment * (v + 1) / (v + log_row.exp().unsqueeze(1) * second_moment * log_column.exp())
+
     def extra_repr(self) -> str:
-        return f"rows={self.rows}, columns={self.columns}, learn={self.learn}"
+        return f"rows={self.rows}, columns={self.columns}, learn={self.learn}, degrees={self.degrees}"

@@ -1,5 +1,7 @@
 """Every prior's KL against dense normals, and the best precisions against a generic optimiser."""
 
+import math
+
 import pytest
 import scipy.optimize
 import torch
@@ -301,6 +303,72 @@ def test_learnt_precisions_reach_the_same_optimum_by_gradient(rows, columns):
 
     optimiser.step(closure)
     torch.testing.assert_close(learnt.kl(), converged_kl(fitted), rtol=0, atol=1e-8)
+
+
+# Student's t ----------------------------------------------------------------------------------------------------------
+
+
+def smallest_bound(layer, degrees):
+    """min over τ, γ and the Gammas q(α_ij) = Gamma(a_ij, b_ij) of KL(q(W) q(α) ‖ p(W, α)), found by scipy."""
+    q = dense_posterior(layer)
+    moments = (layer.weight.square() + layer.distribution().variance).detach()
+    entropy, prior = (
+        q.entropy().detach(),
+        torch.distributions.Gamma(torch.tensor(degrees / 2), torch.tensor(degrees / 2)),
+    )
+
+    def value_and_gradient(z):
+        z = torch.tensor(z, requires_grad=True)
+        log_precision = z[:N].unsqueeze(1) + z[N : N + P]
+        a, b = z[N + P :].exp().view(2, N, P)
+        gamma = torch.distributions.Gamma(a, b)
+        expected_log = log_precision + torch.digamma(a) - b.log()
+        likelihood = 0.5 * (expected_log - math.log(2 * math.pi) - log_precision.exp() * a / b * moments)
+        bound = kl_divergence(gamma, prior).sum() - likelihood.sum() - entropy
+        return bound.item(), torch.autograd.grad(bound, z)[0].numpy()
+
+    options = {"maxiter": 5000, "maxfun": 50_000, "ftol": 1e-15, "gtol": 1e-9}
+    start = [0.0] * (N + P + 2 * N * P)
+    found = scipy.optimize.minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
+    assert abs(found.jac).max() < 1e-4
+    return torch.tensor(found.fun)
+
+
+@pytest.mark.parametrize("degrees", [0.5, 3.0])
+@cases("family", EXACT_FAMILIES)
+def test_students_kl_is_the_minimum_over_the_precisions_of_units_and_weights(family, degrees):
+    layer = make(family, GroupARD(degrees=degrees))
+    torch.testing.assert_close(converged_kl(layer, 3000), smallest_bound(layer, degrees), rtol=0, atol=1e-7)
+
+
+def test_students_kl_is_above_that_of_its_density():
+    layer = make(MatrixNormal(), GroupARD(degrees=2.0), std=0.2)
+    bound = converged_kl(layer).item()
+    scale = (-0.5 * (layer.prior.log_row_precision.unsqueeze(1) + layer.prior.log_column_precision)).exp()
+    with torch.no_grad():
+        q = layer.distribution()
+        draws = q.sample((20_000,))
+        density = torch.distributions.StudentT(2.0, 0.0, scale).log_prob(draws).sum((-2, -1))
+        terms = q.log_prob(draws) - density
+    error = 5 * (terms.std() / len(draws) ** 0.5).item()
+    assert terms.mean().item() - error < bound < terms.mean().item() + 0.3 * N * P
+
+
+@cases("family", EXACT_FAMILIES)
+def test_students_limits_are_the_group_and_the_single_precisions(family):
+    group, near = make(family, GroupARD()), make(family, GroupARD(degrees=1e6))
+    torch.testing.assert_close(converged_kl(near), converged_kl(group), rtol=0, atol=1e-3)
+    gaps = []  # to ARD's, a constant
+    for seed in (0, 1):
+        single, small = make(family, ARD(), seed), make(family, GroupARD(degrees=1e-6), seed)
+        gaps.append(converged_kl(small) - single.kl())
+    torch.testing.assert_close(*gaps, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("degrees", [0, -1.0, float("nan"), float("inf")])
+def test_degrees_are_positive_and_finite(degrees):
+    with pytest.raises(ValueError, match="degrees"):
+        GroupARD(degrees=degrees)
 
 
 def test_precisions_are_saved_and_continue_where_they_were():
