@@ -23,10 +23,6 @@ class GroupARD(PriorSpec):
     optimum; there the gradient for the posterior is exact with τ and γ held fixed (envelope theorem). Second
     derivatives hold them fixed too, and in ``torch.func`` transforms the buffers stay as they are.
 
-    Sources: Kropotov, Vetrov, Wolf & Hassner (2010), 'Variational relevance vector machine for tabular data' (JMLR W&CP
-    13:79-94), the prior; Sinkhorn & Knopp (1967), doi:10.2140/pjm.1967.21.343, the scaling; Tipping (2001), JMLR
-    1:211-244, section 5.1, Student's t as a mixture of precisions.
-
     With ``degrees`` = ν each weight has a precision of its own beside those of its row and column:
     W_ij ~ N(0, 1/(τ_i·γ_j·α_ij)), α_ij ~ Gamma(ν/2, ν/2), which is Student's t of ν degrees of freedom and scale
     1/√(τ_i·γ_j). With the best q(α_ij) put in, ½(ν+1)·log(1 + τ_i·γ_j·S_ij/ν) takes the place of ½·τ_i·γ_j·S_ij, up to a
@@ -36,12 +32,6 @@ class GroupARD(PriorSpec):
     Sources: Kropotov, Vetrov, Wolf & Hassner (2010), 'Variational relevance vector machine for tabular data' (JMLR W&CP
     13:79-94), the prior; Sinkhorn & Knopp (1967), doi:10.2140/pjm.1967.21.343, the scaling; Tipping (2001), JMLR
     1:211-244, section 5.1, Student's t as a mixture of precisions.
-
-    With ``degrees`` = ν weights have precisions of their own beside those of their row and column, and are pruned one by
-    one too: W_ij ~ N(0, 1/(τ_i·γ_j·α_ij)), α_ij ~ Gamma(ν/2, ν/2), which is Student's t of ν degrees of freedom, with
-    scale 1/√(τ_i·γ_j). The best q(α_ij) put in, each weight adds ½(ν+1)·log(1 + τ_i·γ_j·S_ij/ν) in place of
-    ½·τ_i·γ_j·S_ij: a KL that is too large by as much as q(W, α) is not independent. Every S_ij then has the factor
-    (ν+1)/(ν + τ_i·γ_j·S_ij) in the equations of τ and γ. ν = ∞ is the prior without, ν → 0 tends to ``ARD``.
 
     Args:
         rows: one precision for each row (output unit).
