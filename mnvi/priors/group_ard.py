@@ -25,7 +25,7 @@ class GroupARD(PriorSpec):
 
     With ``degrees`` = ν each weight has a precision of its own beside those of its row and column:
     W_ij ~ N(0, 1/(τ_i·γ_j·α_ij)), α_ij ~ Gamma(ν/2, ν/2), which is Student's t of ν degrees of freedom and scale
-    1/√(τ_i·γ_j). With the best q(α_ij) put in, ½(ν+1)·log(1 + τ_i·γ_j·S_ij/ν) takes the place of ½·τ_i·γ_j·S_ij, up to a
+    1/√(τ_i·γ_j). With the best q(α_ij), ½(ν+1)·log(1 + τ_i·γ_j·S_ij/ν) takes the place of ½·τ_i·γ_j·S_ij, up to a
     constant, and S_ij has the factor (ν+1)/(ν + τ_i·γ_j·S_ij) in the two equations. This KL is that of q(W) q(α), thus
     an upper bound of the one to Student's t. ν = ∞ is the prior without; ν → 0 tends to ``ARD``, up to a constant.
 
