@@ -60,6 +60,7 @@ PRIORS = {name: prior for name, (prior, _) in DENSITIES.items()} | {
     "group-ard-columns": priors.GroupARD(rows=False),
     "group-ard-learnt": priors.GroupARD(learn=True),
     "group-ard-student": priors.GroupARD(degrees=1.5),
+    "group-ard-channels": priors.GroupARD(positions=False),
 }
 
 

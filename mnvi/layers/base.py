@@ -206,9 +206,10 @@ def build_parts(
     matrix = weight.flatten(1)
     options = {"device": weight.device, "dtype": weight.dtype}
     shape = (matrix.shape[0], matrix.shape[1])
-    made_prior = (prior or priors.Normal()).build(shape, **options)
+    split = column_split(weight)
+    made_prior = (prior or priors.Normal()).build_for(shape, split, **options)
     spec: Any = posterior or posteriors.BySize()
-    made_posterior = spec.build(shape, split=column_split(weight), **options)
+    made_posterior = spec.build(shape, split=split, **options)
     made_posterior.set_scale_(scale)
     return made_prior, made_posterior
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch.dtypes import Device
+from ..covariance.base import Split
 from ..posteriors import Posterior
 
 
@@ -23,6 +24,15 @@ class PriorSpec(ABC):
     @abstractmethod
     def build(self, shape: tuple[int, int], *, device: Device = None, dtype: torch.dtype | None = None) -> "Prior":
         """The prior's module for an (n, p) weight."""
+
+    def build_for(
+        self, shape: tuple[int, int], split: Split | None, *, device: Device = None, dtype: torch.dtype | None = None
+    ) -> "Prior":
+        """``build``, of a weight whose p columns are made of two axes, ``split`` = (channels, kernel positions).
+
+        A prior that treats these axes differently overrides it; ``None``: the columns are one axis.
+        """
+        return self.build(shape, device=device, dtype=dtype)
 
 
 class Prior(nn.Module, ABC):

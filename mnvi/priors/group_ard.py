@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .._checks import positive_float
 from .._torch.dtypes import Device
 from .._torch.tracing import plain_operations
+from ..covariance.base import Split
 from ..posteriors import Posterior
 from .base import Prior, PriorSpec
 
@@ -39,15 +40,18 @@ class GroupARD(PriorSpec):
         learn: make log τ and log γ parameters of the layer that a torch optimiser steps, as Rudnev & Kropotov (2019)
             do.
         degrees: ν > 0; ``None``: ∞.
+        positions: of a convolution, whether each kernel position of an input channel is a column with a precision of
+            its own; ``False``: all positions of a channel share one, as they are pruned together with it.
     """
 
     rows: bool = True
     columns: bool = True
     learn: bool = False
     degrees: float | None = None
+    positions: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("rows", "columns", "learn"):
+        for name in ("rows", "columns", "learn", "positions"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
         if not (self.rows or self.columns):
@@ -60,19 +64,36 @@ class GroupARD(PriorSpec):
     ) -> "GroupARDPrior":
         return GroupARDPrior(shape, self, device=device, dtype=dtype)
 
+    def build_for(
+        self, shape: tuple[int, int], split: Split | None, *, device: Device = None, dtype: torch.dtype | None = None
+    ) -> "GroupARDPrior":
+        share = 1 if self.positions or split is None else split[1]
+        return GroupARDPrior(shape, self, share=share, device=device, dtype=dtype)
+
 
 class GroupARDPrior(Prior):
-    """``log_row_precision`` (n,) and ``log_column_precision`` (p,); the one that is switched off stays 0."""
+    """``log_row_precision`` (n,) and ``log_column_precision`` (p/k,); the one that is switched off stays 0.
+
+    k is ``share``, how many neighbouring columns have one precision together.
+    """
 
     sweeps = 2
 
     def __init__(
-        self, shape: tuple[int, int], options: GroupARD, *, device: Device = None, dtype: torch.dtype | None = None
+        self,
+        shape: tuple[int, int],
+        options: GroupARD,
+        *,
+        share: int = 1,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.share = share
         self.rows, self.columns, self.learn = options.rows, options.columns, options.learn
         self.degrees = options.degrees
-        for name, size, used in zip(("row", "column"), shape, (self.rows, self.columns), strict=True):
+        sizes = shape[0], shape[1] // share
+        for name, size, used in zip(("row", "column"), sizes, (self.rows, self.columns), strict=True):
             value = torch.zeros(size, device=device, dtype=dtype)
             if options.learn and used:
                 self.register_parameter(f"log_{name}_precision", nn.Parameter(value))
@@ -97,6 +118,7 @@ class GroupARDPrior(Prior):
             # Clones: the buffers change in place at the next call, and this call's graph must not see it.
             log_row, log_column = self.log_row_precision.clone(), self.log_column_precision.clone()
         n, p = mean.shape
+        log_column = self.of_columns(log_column)
         determinant = p * log_row.sum() + n * log_column.sum()
         return 0.5 * (self._misfit(mean, posterior, log_row, log_column) - determinant) - posterior.log_volume()
 
@@ -109,6 +131,10 @@ class GroupARDPrior(Prior):
         share = (row.unsqueeze(1) * second_moment * column / v).log1p().sum()
         density = math.lgamma((v + 1) / 2) - math.lgamma(v / 2) + 0.5 * math.log(2 / v)  # against the normal's
         return (v + 1) * share - size * (1 + 2 * density)
+
+    def of_columns(self, values: Tensor) -> Tensor:
+        """What stands for columns that share a precision (p/k,), for every column (p,)."""
+        return values if self.share == 1 else values.repeat_interleave(self.share)
 
     def update(self, mean: Tensor, posterior: Posterior, sweeps: int | None = None) -> None:
         """Alternate the two equations ``sweeps`` times (2 by default), from where the last call left off."""
@@ -127,7 +153,9 @@ class GroupARDPrior(Prior):
         tiny = torch.finfo(mean.dtype).tiny
         second_moment = (mean.square() + posterior.variance()).detach() + tiny
         log_row, log_column = self.log_row_precision, self.log_column_precision
-        n, p = mean.shape
+        if self.degrees is None:  # the moments have the same weights in every sweep
+            second_moment = self._shared(second_moment)
+        n, p = len(log_row), len(log_column)
         for _ in range(sweeps):
             if self.columns:
                 moments = self._weighted(second_moment, log_row, log_column)
@@ -138,11 +166,17 @@ class GroupARDPrior(Prior):
         return log_row, log_column
 
     def _weighted(self, second_moment: Tensor, log_row: Tensor, log_column: Tensor) -> Tensor:
-        """S, each entry times its expected α."""
+        """S, each entry times its expected α, shared."""
         v = self.degrees
         if v is None:
             return second_moment
-        return second_moment * (v + 1) / (v + log_row.exp().unsqueeze(1) * second_moment * log_column.exp())
+        column = self.of_columns(log_column).exp()
+        return self._shared(second_moment * (v + 1) / (v + log_row.exp().unsqueeze(1) * second_moment * column))
+
+    def _shared(self, moments: Tensor) -> Tensor:
+        """The means over columns that share a precision, (n, p/k)."""
+        return moments if self.share == 1 else moments.unflatten(1, (-1, self.share)).mean(2)
 
     def extra_repr(self) -> str:
-        return f"rows={self.rows}, columns={self.columns}, learn={self.learn}, degrees={self.degrees}"
+        text = f"rows={self.rows}, columns={self.columns}, learn={self.learn}, degrees={self.degrees}"
+        return text if self.share == 1 else f"{text}, share={self.share}"

@@ -75,5 +75,5 @@ def _log_precision(layer: BayesianLayer) -> Tensor:
     prior = layer.prior
     if not isinstance(prior, GroupARDPrior):
         return torch.zeros_like(layer.weight)
-    log_precision = prior.log_row_precision[:, None] + prior.log_column_precision
+    log_precision = prior.log_row_precision[:, None] + prior.of_columns(prior.log_column_precision)
     return log_precision.view_as(layer.weight)

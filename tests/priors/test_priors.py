@@ -308,10 +308,10 @@ def test_learnt_precisions_reach_the_same_optimum_by_gradient(rows, columns):
 # Student's t ----------------------------------------------------------------------------------------------------------
 
 
-def smallest_bound(layer, degrees):
+def smallest_bound(layer, degrees, share=1):
     """min over τ, γ and the Gammas q(α_ij) = Gamma(a_ij, b_ij) of KL(q(W) q(α) ‖ p(W, α)), found by scipy."""
     q = dense_posterior(layer)
-    moments = (layer.weight.square() + layer.distribution().variance).detach()
+    moments = (layer.weight.flatten(1).square() + layer.distribution().variance).detach()
     entropy, prior = (
         q.entropy().detach(),
         torch.distributions.Gamma(torch.tensor(degrees / 2), torch.tensor(degrees / 2)),
@@ -319,8 +319,8 @@ def smallest_bound(layer, degrees):
 
     def value_and_gradient(z):
         z = torch.tensor(z, requires_grad=True)
-        log_precision = z[:N].unsqueeze(1) + z[N : N + P]
-        a, b = z[N + P :].exp().view(2, N, P)
+        log_precision = z[:N].unsqueeze(1) + z[N : N + P // share].repeat_interleave(share)
+        a, b = z[N + P // share :].exp().view(2, N, P)
         gamma = torch.distributions.Gamma(a, b)
         expected_log = log_precision + torch.digamma(a) - b.log()
         likelihood = 0.5 * (expected_log - math.log(2 * math.pi) - log_precision.exp() * a / b * moments)
@@ -328,7 +328,7 @@ def smallest_bound(layer, degrees):
         return bound.item(), torch.autograd.grad(bound, z)[0].numpy()
 
     options = {"maxiter": 5000, "maxfun": 50_000, "ftol": 1e-15, "gtol": 1e-9}
-    start = [0.0] * (N + P + 2 * N * P)
+    start = [0.0] * (N + P // share + 2 * N * P)
     found = scipy.optimize.minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
     assert abs(found.jac).max() < 1e-4
     return torch.tensor(found.fun)
@@ -369,6 +369,57 @@ def test_students_limits_are_the_group_and_the_single_precisions(family):
 def test_degrees_are_positive_and_finite(degrees):
     with pytest.raises(ValueError, match="degrees"):
         GroupARD(degrees=degrees)
+
+
+# Kernel positions that share their channel's precision ---------------------------------------------------------------
+
+
+def make_convolution(prior):
+    """Two channels of three positions: the six columns of its weight."""
+    torch.manual_seed(0)
+    layer = mnvi.MNConv1d(2, N, P // 2, posterior=MatrixNormal(), prior=prior)
+    randomise(layer.posterior)
+    torch.nn.init.normal_(layer.weight)
+    return layer
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_positions_share_the_best_precision_of_their_channel(learn):
+    layer = make_convolution(GroupARD(positions=False, learn=learn))
+    assert len(layer.prior.log_column_precision) == 2
+    if learn:
+        precisions = list(layer.prior.parameters())
+        optimiser = torch.optim.LBFGS(precisions, max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+        def closure():
+            optimiser.zero_grad()
+            kl = layer.kl()
+            kl.backward()
+            return kl
+
+        optimiser.step(closure)
+    expected = smallest_kl(layer, lambda z: z[:N].unsqueeze(1) + z[N:].repeat_interleave(3), N + 2)
+    torch.testing.assert_close(converged_kl(layer), expected, rtol=0, atol=1e-8)
+
+
+def test_positions_share_a_precision_beside_those_of_weights():
+    layer = make_convolution(GroupARD(positions=False, degrees=3.0))
+    torch.testing.assert_close(converged_kl(layer, 3000), smallest_bound(layer, 3.0, share=3), rtol=0, atol=1e-7)
+
+
+def test_linear_layers_have_no_positions_to_share():
+    each, shared = make(MatrixNormal(), GroupARD()), make(MatrixNormal(), GroupARD(positions=False))
+    assert torch.equal(converged_kl(each), converged_kl(shared))
+
+
+def test_a_channels_score_uses_its_shared_precision():
+    """One precision for all its positions cancels within the channel, whatever it is."""
+    layer = make_convolution(GroupARD(positions=False))
+    converged_kl(layer)
+    with torch.no_grad():
+        precision = layer.prior.log_row_precision.exp()[:, None, None]
+        signal = (precision * layer.weight.square()).sum((0, 2)) / (precision * layer.variance()).sum((0, 2))
+    assert_close(mnvi.sparsity.signal_to_noise(layer, "columns"), signal.sqrt())
 
 
 def test_precisions_are_saved_and_continue_where_they_were():
