@@ -1,10 +1,28 @@
-"""Training images moved and mirrored at random, a new one of each at every step."""
+"""Training images moved, mirrored and with noise at random, a new one of each at every step."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SHIFT = 4  # pixels
+
+
+def transform(augment: bool, noise: float) -> Callable[[Tensor], Tensor]:
+    """What happens to a batch of training images: :func:`flipped_and_shifted` or not, and Gaussian noise added.
+
+    ``noise`` is a ratio to the images' standard deviation. Convolutions on CPUs are faster for the layout it returns.
+    """
+
+    def images(x: Tensor) -> Tensor:
+        if augment:
+            x = flipped_and_shifted(x)
+        if noise:
+            x = x + noise * torch.randn_like(x)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    return images
 
 
 def flipped_and_shifted(x: Tensor, shift: int = SHIFT) -> Tensor:

@@ -4,11 +4,13 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 import mnvi
 
@@ -29,10 +31,40 @@ def prepare(folder: str | Path) -> Path:
     return folder
 
 
+@contextmanager
+def alone(folder: str | Path, *, wait: bool = False) -> Iterator[Path]:
+    """The folder, prepared; no other process has it until the end of the block. ``wait`` for one that has it now.
+
+    Raises:
+        OSError: it cannot be written to, or, without ``wait``, another process has it.
+    """
+    folder = prepare(folder)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise OSError(f"another process works in the folder {folder}; give another --out") from None
+        print(f"waiting for another process that works in {folder}", flush=True)
+        lock.acquire()
+    try:
+        yield folder
+    finally:
+        lock.release()
+
+
 def write(path: Path, writer: Callable[[Path], Any]) -> None:
-    """Let ``writer`` write a file and put it at ``path`` in one step, so that a kill leaves the old file or the new."""
+    """Let ``writer`` write a file and put it at ``path`` in one step, so that a kill leaves the old file or the new.
+
+    Raises:
+        OSError: it cannot be written, for example on a full disk; what was at ``path`` is still there.
+    """
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    writer(temporary)
+    try:
+        writer(temporary)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}; nothing was changed there") from error
     os.replace(temporary, path)
 
 

@@ -23,8 +23,8 @@ def training_figure(path: Path, title: str, result: dict) -> None:
     figure = Figure(figsize=(12, 3.8), dpi=150, layout="constrained")
     figure.suptitle(title, fontsize=13)
     panels = figure.subplots(1, 3)
-    _accuracy(panels[0], history, result["metrics"]["pruned"]["accuracy"])
-    _bound(panels[1], [epoch["neg_elbo"] for epoch in history])
+    _accuracy(panels[0], history, {name: row["accuracy"] for name, row in result["metrics"].items()})
+    _bound(panels[1], history)
     left = [weights / max(1, epoch["left"]) for epoch in history]
     _compression(panels[2], left, result["sparsity"]["compression"] or weights)
     for axes in panels:
@@ -34,33 +34,36 @@ def training_figure(path: Path, title: str, result: dict) -> None:
     figure.savefig(path)
 
 
-def _accuracy(axes: Axes, history: list[dict], pruned: float) -> None:
-    curves = {"plain network": ("plain_accuracy", PLAIN), "mean weights": ("accuracy", BAYES)}
-    for name, (key, color) in curves.items():
-        values = [epoch[key] for epoch in history]
-        axes.plot(range(1, len(values) + 1), values, color=color, label=f"{name}: {values[-1]:.2f}")
-    axes.plot(len(history), pruned, "*", color=PRUNED, ms=14, clip_on=False, label=f"pruned: {pruned:.2f}")
-    values = np.array([epoch[key] for epoch in history for key, _ in curves.values()])
-    low, high = min(np.quantile(values, 0.05), pruned), max(values.max(), pruned)
+def _accuracy(axes: Axes, history: list[dict], ends: Mapping[str, float]) -> None:
+    values = [epoch["accuracy"] for epoch in history]
+    axes.plot(range(1, len(values) + 1), values, color=BAYES, label=f"while training: {values[-1]:.2f}")
+    axes.axhline(ends["plain network"], color=PLAIN, label=f"plain network: {ends['plain network']:.2f}")
+    marks = {"pruned": "*", "fine-tuned": "P"}
+    for name in [name for name in marks if name in ends]:
+        label = f"{name}: {ends[name]:.2f}"
+        axes.plot(len(values), ends[name], marks[name], color=PRUNED, ms=12, clip_on=False, label=label)
+    low, high = min(np.quantile(values, 0.05), *ends.values()), max(*values, *ends.values())
     margin = max(0.5, 0.7 * (high - low))  # room for the legend; the first epochs may start below
     axes.set_ylim(low - margin, min(100, high + 0.2 * margin))
     axes.set_title("test accuracy, %")
     axes.legend(loc="lower right")
 
 
-def _bound(axes: Axes, values: list[float]) -> None:
-    axes.plot(range(1, len(values) + 1), values, color=BAYES, label=f"at the end: {values[-1]:.3f}")
+def _bound(axes: Axes, history: list[dict]) -> None:
+    key, name = ("neg_elbo", "−ELBO") if "neg_elbo" in history[0] else ("nll", "NLL")
+    values = [epoch[key] for epoch in history]
+    axes.plot(range(1, len(values) + 1), values, color=BAYES, label=f"at the end: {values[-1]:.3g}")
     axes.set_yscale("log")
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_major_formatter(plain)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_title("−ELBO, nats per training image")
+    axes.set_title(f"{name}, nats per training image")
     axes.legend(loc="upper right")
 
 
 def _compression(axes: Axes, values: list[float], pruned: float) -> None:
-    axes.plot(range(1, len(values) + 1), values, color=PRUNED, label="at the final threshold")
+    axes.plot(range(1, len(values) + 1), values, color=PRUNED, label="while training")
     axes.plot(len(values), pruned, "*", color=PRUNED, ms=14, clip_on=False, label=f"pruned: {pruned:.1f}×")
     axes.axhline(1, color=PLAIN, label="plain network: 1×")
     axes.set_ylim(0, 1.35 * max(*values, pruned))

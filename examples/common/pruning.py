@@ -1,15 +1,11 @@
-"""Around `mnvi.sparsity`: means held at zero while training, training after compaction, a history of what is left."""
+"""Around `mnvi.sparsity`: means held at zero while training, a history of what is left."""
 
 import copy
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from examples.common.data import Data
-from examples.common.epochs import shuffled
 from mnvi import bayesian_layers
 from mnvi.sparsity import Thresholds, find_thresholds, prune, report, signal_to_noise
 
@@ -46,21 +42,6 @@ def kept_weights(model: nn.Module) -> dict[nn.Parameter, Tensor]:
     """For each layer with means held at zero, its weight and where it is not zero."""
     weights = [layer.weight for _, layer in bayesian_layers(model)]
     return {weight: weight.detach().ne(0) for weight in weights if weight.eq(0).any()}
-
-
-def finetuned(small: nn.Module, data: Data, epochs: int, batch_size: int, lr: float, seed: int) -> nn.Module:
-    """A copy of a compact network after more epochs of plain training by Adam, at a rate that falls from lr to 0."""
-    network, x, y = copy.deepcopy(small).train(), data.train_x, data.train_y
-    order = shuffled(len(x), batch_size, seed)
-    batches = [batch for epoch in range(epochs) for batch in order(epoch)]
-    optimizer = torch.optim.Adam(network.parameters(), lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (len(batches) + 1))
-    for batch in tqdm(batches, desc="fine-tuning", disable=not batches, mininterval=0.2):
-        optimizer.zero_grad()
-        F.cross_entropy(network(x[batch]), y[batch]).backward()
-        optimizer.step()
-        schedule.step()
-    return network.eval()
 
 
 def weights_left(model: nn.Module) -> dict[str, list[int]]:

@@ -1,0 +1,89 @@
+"""Training of plain networks by Adam: the one that others start from, one that is pruned, what is left of one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from examples.common import metrics
+from examples.common.augmentation import transform
+from examples.common.data import Data
+from examples.common.epochs import Batches, fall, shuffled, train_epochs
+
+Masks = Mapping[Tensor, Tensor]  # where a parameter is not held at zero, bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a plain network is trained; its rate falls to 0 over the last share ``decay`` of the steps."""
+
+    epochs: int
+    lr: float
+    batch_size: int
+    seed: int
+    decay: float = 0.7
+    augment: bool = False
+    noise: float = 0.0
+
+
+def train_plain(
+    checkpoint: Path,
+    network: nn.Module,
+    data: Data,
+    plan: Plan,
+    fixed: Mapping,
+    *,
+    masks: Callable[[int], Masks] = lambda epoch: {},
+    title: str = "",
+    restart: bool = False,
+) -> dict:
+    """Train ``network`` as ``plan`` says, from the checkpoint if there is one; returns history and seconds.
+
+    Args:
+        fixed: what the result depends on beside the plan.
+        masks: called at the start of every epoch; what its masks leave out is zero through the epoch.
+    """
+    order, images = shuffled(len(data.train_x), plan.batch_size, plan.seed), transform(plan.augment, plan.noise)
+    optimizer = torch.optim.Adam(network.parameters(), plan.lr, fused=True)
+    total = plan.epochs * len(order(0))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fall(step / total, plan.decay))
+
+    def epoch(i: int, batches: Batches, bar: tqdm) -> dict:
+        network.train()
+        kept, nll, correct = masks(i), 0.0, 0.0
+        _mask_(kept)
+        for batch in batches:
+            y = data.train_y[batch]
+            logits = network(images(data.train_x[batch]))
+            loss = F.cross_entropy(logits, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            _mask_(kept)
+            nll, correct = nll + loss.item() * len(y), correct + (logits.argmax(1) == y).sum().item()
+            bar.update()
+        accuracy = metrics.accuracy(metrics.probabilities(network, data.test_x), data.test_y)
+        seen = len(data.train_x)
+        left = sum(int(mask.sum()) for mask in zeros_kept(network).values())
+        return {"nll": nll / seen, "train_accuracy": 100 * correct / seen, "accuracy": accuracy, "left": left}
+
+    parts = {"network": network, "optimiser": optimizer, "schedule": schedule}
+    settings = {**asdict(plan), **fixed, "training images": len(data.train_x)}
+    return train_epochs(checkpoint, parts, settings, order, plan.epochs, epoch, title=title, restart=restart)
+
+
+@torch.no_grad()
+def _mask_(masks: Masks) -> None:
+    for weight, keep in masks.items():
+        weight.mul_(keep)
+
+
+def zeros_kept(network: nn.Module) -> Masks:
+    """Masks by which every weight of a linear or convolutional layer that is zero stays so."""
+    layers = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return {layer.weight: layer.weight.detach().ne(0) for layer in layers}

@@ -1,0 +1,160 @@
+"""The trainings of examples/sparsify.py: a plain network that is kept, a Bayesian one, and what is left of either."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import mnvi
+from examples.baselines.magnitude import Magnitude
+from examples.common import checkpoints, results
+from examples.common.augmentation import transform
+from examples.common.data import Data
+from examples.common.epochs import Batches, Tally, fall, shuffled, train_epochs
+from examples.common.networks import build
+from examples.common.plain import Plan, train_plain, zeros_kept
+from examples.common.pruning import kept_weights, pruned, search, zero_
+
+if TYPE_CHECKING:
+    from examples.sparsify import Settings
+
+POSTERIORS = {
+    "mn": mnvi.posteriors.MatrixNormal(),
+    "diagonal": mnvi.posteriors.Diagonal(),
+    "mn+diagonal": mnvi.posteriors.MatrixNormalPlusDiagonal(),
+    "scaled": mnvi.posteriors.ScaledMatrixNormal(),
+}
+PRIORS = {
+    "normal": mnvi.priors.Normal(None),
+    "ard": mnvi.priors.ARD(),
+    "group-ard": mnvi.priors.GroupARD(),
+    "channel-ard": mnvi.priors.GroupARD(positions=False),
+    "hierarchical": mnvi.priors.GroupARD(positions=False, degrees=1.0),
+}
+# What the plain network depends on, beside its plan.
+NETWORK = ("data", "model", "width", "batch_norm", "validation")
+AFTER_TRAINING = ("threads", "threshold", "tolerance", "finetune", "samples", "plain", "out", "restart")
+
+
+def plain_network(data: Data, settings: "Settings") -> nn.Module:
+    """The trained plain network of these images, from the folder ``--plain`` or trained now and kept there."""
+    network = build_plain(data, settings)
+    plan, fixed = plain_plan(settings), {name: getattr(settings, name) for name in NETWORK}
+    kind = {**fixed, **asdict(plan), "training images": len(data.train_x)}
+    key = hashlib.sha256(json.dumps(kind, sort_keys=True).encode()).hexdigest()[:12]
+    with checkpoints.alone(Path(settings.plain, f"{settings.data}-{settings.model}-{key}"), wait=True) as folder:
+        train_plain(folder / "checkpoint.pt", network, data, plan, fixed, title="plain network, ")
+    return network.eval()
+
+
+def build_plain(data: Data, settings: "Settings") -> nn.Module:
+    """The network with the initial weights of this seed."""
+    torch.manual_seed(settings.seed)
+    return build(settings.model, data.shape, data.classes, width=settings.width, batch_norm=settings.batch_norm)
+
+
+def plain_plan(settings: "Settings") -> Plan:
+    """How the plain network is trained."""
+    options = {"augment": settings.augment, "noise": settings.noise}
+    return Plan(settings.plain_epochs, settings.lr, settings.batch_size, settings.seed, **options)
+
+
+def by_magnitude(
+    plain: nn.Module, data: Data, held: Sequence[Tensor], settings: "Settings", folder: Path
+) -> results.Run:
+    """Gradual magnitude pruning, for as many epochs as the Bayesian network's and the fine-tuning take."""
+    network, epochs = copy.deepcopy(plain), settings.epochs + settings.finetune
+    plan = replace(plain_plan(settings), epochs=epochs)
+    schedule = Magnitude(network, settings.left or 1, epochs, units=settings.groups in ("rows", "both"))
+    fixed = {name: getattr(settings, name) for name in (*NETWORK, "left", "groups", "plain_epochs")}
+    path = folder / "checkpoint.pt"
+    progress = train_plain(path, network, data, plan, fixed, masks=schedule.masks, restart=settings.restart)
+    stages = {"plain network": plain, "pruned": network.eval(), "compacted": mnvi.sparsity.compact(network)}
+    return results.Run(progress, stages)
+
+
+def by_posterior(
+    plain: nn.Module, data: Data, held: Sequence[Tensor], settings: "Settings", folder: Path
+) -> results.Run:
+    """A Bayesian network, pruned as far as held-out images allow, compacted and trained a little more."""
+    model = bayesian_network(plain, data, settings)
+    progress = train_bayesian(model, data, held, settings, folder / "checkpoint.pt")
+    threshold = settings.threshold
+    if threshold is None:
+        threshold = search(model, settings.groups, held, settings.tolerance)
+    sparse = pruned(model, settings.groups, threshold)
+    small = mnvi.sparsity.compact(sparse)
+    stages = {"plain network": plain, "mean weights": model, "pruned": sparse, "compacted": small}
+    if settings.finetune:
+        stages["fine-tuned"] = finetuned(copy.deepcopy(small), data, settings, folder)
+    return results.Run(progress, stages, threshold)
+
+
+def bayesian_network(plain: nn.Module, data: Data, settings: "Settings") -> mnvi.Sequential:
+    """The network with posteriors, and the weights that the plain one had at first or has now."""
+    options = {"posterior": POSTERIORS[settings.posterior], "prior": PRIORS[settings.prior]}
+    layers = partial(mnvi.MNLinear, **options), partial(mnvi.MNConv2d, **options)
+    sizes = {"width": settings.width, "batch_norm": settings.batch_norm}
+    weights = (plain if settings.start == "plain" else build_plain(data, settings)).state_dict()
+    model = build(settings.model, data.shape, data.classes, *layers, **sizes)
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def train_bayesian(
+    model: mnvi.Sequential, data: Data, held: Sequence[Tensor], settings: "Settings", checkpoint: Path
+) -> dict:
+    """Train by the ELBO, from the checkpoint if there is one; returns history and seconds."""
+    num_train = len(data.train_x)
+    order, images = shuffled(num_train, settings.batch_size, settings.seed), transform(settings.augment, settings.noise)
+    total = settings.epochs * len(order(0))
+    warmup = round(settings.warmup * total)
+    elbo = mnvi.ELBO(num_train, mnvi.KLWarmup(warmup) if warmup else 1.0)
+    ratios = {"log_diagonals": settings.log_diagonals, "off_diagonals": settings.off_diagonals}
+    optimizer = torch.optim.Adam(mnvi.parameter_groups(model, settings.lr, **ratios), fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fall(step / total, settings.decay))
+
+    def epoch(i: int, batches: Batches, bar: tqdm) -> dict:
+        if i == round(settings.hold * settings.epochs):
+            found = search(model, settings.groups, held, settings.hold_tolerance)
+            zero_(model, pruned(model, settings.groups, found))
+        model.train()
+        tally, kept = Tally(bar), kept_weights(model)  # what is held at zero stays there; nothing is, before
+        for batch in batches:
+            y = data.train_y[batch]
+            logits = model(images(data.train_x[batch]))
+            loss, nll, kl = elbo(F.cross_entropy(logits, y), model)  # nll + weight * model.kl() / num_train
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            for weight, keep in kept.items():
+                weight.data.mul_(keep)
+            tally.add(loss, nll, kl, logits, y)
+        return tally.record(num_train) | results.progress(model, data)
+
+    parts = {"model": model, "elbo": elbo, "optimiser": optimizer, "schedule": schedule}
+    fixed = {name: value for name, value in asdict(settings).items() if name not in AFTER_TRAINING}
+    fixed["training images"] = num_train
+    return train_epochs(checkpoint, parts, fixed, order, settings.epochs, epoch, restart=settings.restart)
+
+
+def finetuned(small: nn.Module, data: Data, settings: "Settings", folder: Path) -> nn.Module:
+    """``small`` after more epochs of plain training, in which its zeros stay zeros."""
+    plan = replace(plain_plan(settings), epochs=settings.finetune, lr=settings.lr / 2, decay=1.0)
+    masks = zeros_kept(small)
+    left = [int(mask.sum()) for mask in masks.values()]
+    path = folder / f"finetune-{sum(left)}.pt"  # of a killed run, which may have pruned less
+    train_plain(path, small, data, plan, {"left": left}, masks=lambda _: masks, title="fine-tuning, ")
+    for path in folder.glob("finetune-*.pt"):
+        path.unlink()
+    return small.eval()
