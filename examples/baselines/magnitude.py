@@ -32,7 +32,8 @@ class Magnitude:
     def masks(self, epoch: int) -> Masks:
         """What stays in this epoch: less and less of what is there, at last about ``left`` weights."""
         whole = sum(layer.weight.numel() for layer in layers(self.network))
-        t = min(1.0, epoch / max(1.0, RAMP * self.epochs))
+        last = max(1.0, min(RAMP * self.epochs, self.epochs - 1))
+        t = min(1.0, epoch / last)
         target = self.left + (whole - self.left) * (1 - t) ** 3
         return self._smaller(round(target)) if self.units else largest(self.network, round(target))
 

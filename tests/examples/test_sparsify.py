@@ -20,14 +20,14 @@ from torch import nn
 
 import mnvi
 from examples import sparsify
-from examples.common import checkpoints, command_line, data, metrics, networks, plots, pruning
+from examples.common import checkpoints, command_line, data, metrics, networks, plain, plots, pruning, sparse
 from mnvi.sparsity import compact, prune, report
 from tests.cases import cases
 from tests.laws import assert_refused
 
 ROOT = Path(__file__).parents[2]
 
-TINY = ["--threads", "1", "--epochs", "2", "--limit", "64", "--samples", "2"]
+TINY = ["--threads", "1", "--epochs", "2", "--plain-epochs", "2", "--finetune", "1", "--limit", "64", "--samples", "2"]
 FILES = {"checkpoint.pt", "compact.pt", "result.json", "training.png", "weights.png"}
 
 
@@ -49,13 +49,13 @@ def no_figures(monkeypatch):
 
 
 def run(out, *options):
-    return sparsify.main([*TINY, "--out", str(out), *options])
+    return sparsify.main([*TINY, "--plain", str(out.parent / "plain"), "--out", str(out), *options])
 
 
 def timeless(result):
     """The numbers that do not depend on the clock or on the folder."""
     result = {key: value for key, value in result.items() if key not in ("latency_ms", "train_seconds")}
-    return result | {"settings": {**result["settings"], "out": None}}
+    return result | {"settings": {**result["settings"], "out": None, "plain": None}}
 
 
 def weights(folder):
@@ -90,6 +90,12 @@ CHOICES = {
     "mlp-both": "--model mlp --posterior mn+diagonal --prior normal --groups rows",
     "lenet5-both": "--model lenet5 --posterior mn+diagonal --prior group-ard --groups both --threshold 0.1",
     "vgg-both": "--model vgg --posterior mn+diagonal --prior ard --groups columns --threshold 0.1",
+    "mlp-scaled": "--model mlp --posterior scaled --prior hierarchical --groups weights --noise 0.2 --start plain",
+    "cnn-scaled": "--model cnn --posterior scaled --prior channel-ard --groups rows --augment --threshold 0.1",
+    "vgg-wide": "--model vgg --width 2 --batch-norm --posterior diagonal --prior hierarchical --threshold 0.1",
+    "mlp-magnitude": "--model mlp --method magnitude --left 500",
+    "cnn-magnitude": "--model cnn --method magnitude --left 3000 --groups rows --batch-norm --augment",
+    "vgg-magnitude": "--model vgg --method magnitude --left 20000 --groups rows --finetune 0",
 }
 
 
@@ -100,16 +106,21 @@ def test_every_choice_runs_and_writes_everything(tmp_path, monkeypatch, options)
         for name in ("training_figure", "weights_figure"):
             monkeypatch.setattr(plots, name, lambda path, *_: path.touch())
     result = run(tmp_path / "out", *options.split())
-    assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
+    assert {file.name for file in (tmp_path / "out").iterdir()} - {".lock"} == FILES
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == result
-    assert len(result["history"]) == 2
+    settings = result["settings"]
+    assert len(result["history"]) == 2 + ("--method" in options) * settings["finetune"]
     assert all(math.isfinite(value) for row in result["metrics"].values() for value in row.values())
     assert result["compacted_equals_pruned_within"] < 1e-4
     digits = data.load("digits")
     small = networks.load_compact(tmp_path / "out" / "compact.pt")
     probs = metrics.probabilities(small, digits.test_x)
-    assert metrics.evaluate(probs, digits.test_y) == result["metrics"]["fine-tuned"]
+    assert metrics.evaluate(probs, digits.test_y) == list(result["metrics"].values())[-1]
     assert sum(p.numel() for p in small.parameters()) == result["parameters"]["compacted"]
+    if "--method" in options:
+        wanted, left = settings["left"], result["sparsity"]
+        count = left["total"]["left"] if "rows" not in options else left["compact"]["weights"]
+        assert 0.8 * wanted < count <= wanted
     if "--posterior mn " in options:
         for name, width in (("training.png", 1800), ("weights.png", 1950)):
             with Image.open(tmp_path / "out" / name) as image:
@@ -154,7 +165,8 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_killed_process_continues_to_the_same_result(tmp_path, no_figures, uninterrupted):
-    command = [sys.executable, str(ROOT / "examples" / "sparsify.py"), *TINY, "--out", str(tmp_path), *RESUMED]
+    folders = ["--plain", str(tmp_path / "plain"), "--out", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "examples" / "sparsify.py"), *TINY, *folders, *RESUMED]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + 60
@@ -538,16 +550,18 @@ def test_pruning_rows_keeps_the_classes_and_the_model(trained):
 
 
 @pytest.mark.slow
-def test_finetuning_trains_a_copy_and_nothing_for_no_epochs(trained):
-    digits = data.load("digits")
-    small = compact(trained)
+def test_finetuning_lowers_the_loss_and_keeps_zeros(tmp_path, trained):
+    digits, settings = data.load("digits"), sparsify.Settings(finetune=2)
+    small = compact(prune(trained, fraction=0.5))
     before = metrics.evaluate(metrics.probabilities(small, digits.train_x), digits.train_y)
-    same = pruning.finetuned(small, digits, 0, 32, 1e-3, 0)
-    tuned = pruning.finetuned(small, digits, 2, 32, 1e-3, 0)
-    assert metrics.evaluate(metrics.probabilities(same, digits.train_x), digits.train_y) == before
-    assert metrics.evaluate(metrics.probabilities(small, digits.train_x), digits.train_y) == before
+    zeros = [mask.clone() for mask in plain.zeros_kept(small).values()]
+    (tmp_path / "finetune-7.pt").write_text("of a killed run that pruned more")
+    tuned = sparse.finetuned(small, digits, settings, tmp_path)
     assert metrics.evaluate(metrics.probabilities(tuned, digits.train_x), digits.train_y)["nll"] < before["nll"] / 2
+    for mask, other in zip(zeros, plain.zeros_kept(tuned).values(), strict=True):
+        assert torch.equal(mask, other)
     assert not tuned.training
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_held_out_images_allow_is_pruned(trained):
