@@ -291,6 +291,20 @@ def test_noise_free_functions_go_without_draws_too():
     assert p.mean.shape == p.target.shape == (7, 3)
 
 
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+@pytest.mark.parametrize("estimator", ["weight", "local"])
+def test_drawn_kernels_of_convolutions_run_one_after_the_other(kind, estimator):
+    """On a CPU vmap would make grouped convolutions of them, which are slower; everything else is batched."""
+    options: Any = {"estimator": estimator, "posterior": MatrixNormal()}
+    layer = MNConv2d(3, 8, 4, **options) if kind == "conv" else MNLinear(48, 8, **options)
+    calls = []
+    model = Around(nn.Sequential(layer, nn.Flatten()), wrap=lambda y: calls.append(1) or y)
+    p = predict(model, torch.randn(7, 3, 4, 4) if kind == "conv" else torch.randn(7, 48), 5)
+    assert len(calls) == 1 + (5 if (kind, estimator) == ("conv", "weight") else 1)  # the mean first
+    assert p.draws.shape == (5, 7, 8)
+    assert p.draws.unique(dim=0).shape[0] == 5
+
+
 def test_a_model_that_vmap_cannot_follow_is_tried_once():
     class Branching(Around):
         def forward(self, x):
