@@ -26,7 +26,7 @@ import torch
 if not __package__:  # python examples/sparsify.py, where only mnvi is installed
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from examples.common import checkpoints, results, sparse
+from examples.common import checkpoints, command_line, results, sparse
 from examples.common.command_line import as_program, check, option, parse
 from examples.common.data import hold_out, load
 from examples.common.memory import keep_memory
@@ -69,6 +69,8 @@ class Settings:
     validation: int = option(None, "training images held out (default: 137 for digits, else 5000)", 1)
     limit: int | None = option(None, "train on only the first so many images", 1)
     seed: int = option(0, "of initial weights, noise and the order of the images", 0, 2**32 - 1)
+    precision: Literal["float32", "bfloat16"] = option("float32", "of products in training; bfloat16 may be faster")
+    device: str = option("cpu", "where to train, such as cuda")
     threads: int = option(None, "CPU threads (default: 1 for digits, else 2)", 1)
     # What follows is used after training.
     threshold: float | None = option(
@@ -102,7 +104,8 @@ def main(argv: list[str] | None = None) -> dict:
     settings = parse(Settings, argv, str(__doc__).splitlines()[0])
     torch.set_num_threads(settings.threads)
     keep_memory()
-    data, *held = hold_out(load(settings.data), settings.validation, settings.limit)
+    device = command_line.device(settings.device)
+    data, *held = hold_out(load(settings.data).to(device), settings.validation, settings.limit)
     with checkpoints.alone(settings.out) as folder:
         plain = sparse.plain_network(data, settings)
         method = sparse.by_magnitude if settings.method == "magnitude" else sparse.by_posterior

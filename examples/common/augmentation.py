@@ -33,8 +33,8 @@ def flipped_and_shifted(x: Tensor, shift: int = SHIFT) -> Tensor:
     """
     height, width = x.shape[-2:]
     padded = F.pad(x, [shift] * 4)
-    rows, columns = torch.randint(2 * shift + 1, (2, len(x), 1))
-    rows, columns = rows + torch.arange(height), columns + torch.arange(width)
-    columns = torch.where(torch.rand(len(x), 1) < 0.5, columns, columns.flip(1))
-    images = torch.arange(len(x)).view(-1, 1, 1)
+    rows, columns = torch.randint(2 * shift + 1, (2, len(x), 1), device=x.device)
+    rows, columns = rows + torch.arange(height, device=x.device), columns + torch.arange(width, device=x.device)
+    columns = torch.where(torch.rand(len(x), 1, device=x.device) < 0.5, columns, columns.flip(1))
+    images = torch.arange(len(x), device=x.device).view(-1, 1, 1)
     return padded[images, :, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)

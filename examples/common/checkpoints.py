@@ -78,6 +78,8 @@ def save(path: Path, parts: Mapping[str, Any], settings: dict, progress: dict) -
     """Write a checkpoint: the state of every part, torch's random state, the settings and how far the run is."""
     states = {name: part.state_dict() for name, part in parts.items()}
     content = {"states": states, "rng": torch.get_rng_state(), "settings": settings, "progress": progress}
+    if torch.cuda.is_initialized():
+        content["cuda_rng"] = torch.cuda.get_rng_state_all()
     write(path, lambda temporary: torch.save(content, temporary))
 
 
@@ -107,6 +109,8 @@ def resume(path: Path, parts: Mapping[str, Any], settings: dict, advice: str = R
         for name, part in parts.items():
             part.load_state_dict(content["states"][name])
         torch.set_rng_state(content["rng"])
+        if "cuda_rng" in content and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(content["cuda_rng"])
         return progress
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is a checkpoint of another architecture: {error}; {advice}") from error

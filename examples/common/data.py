@@ -32,6 +32,10 @@ class Data:
         channels, height, width = self.train_x.shape[1:]
         return channels, height, width
 
+    def to(self, device: torch.device) -> "Data":
+        """The same images and labels there."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in PARTS})
+
 
 class Source(NamedTuple):
     """Where a data set is on the hub, the columns of its images, and what a figure calls it."""

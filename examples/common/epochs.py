@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -77,7 +78,7 @@ class Tally:
     def add(self, loss: Tensor, nll: Tensor, kl: Tensor, logits: Tensor, y: Tensor) -> None:
         """The numbers of one step, and the bar one further."""
         self.seen, self.kl = self.seen + len(y), kl.detach()
-        self.totals += torch.stack([nll.detach() * len(y), (logits.argmax(1) == y).sum()])
+        self.totals = self.totals.to(nll.device) + torch.stack([nll.detach() * len(y), (logits.argmax(1) == y).sum()])
         self.bar.update()
         if self.steps % 20 == 0:
             accuracy = f"{100 * self.totals[1].item() / self.seen:.1f} %"
@@ -89,6 +90,16 @@ class Tally:
         nll, correct = (self.totals / self.seen).tolist()
         kl = self.kl.item()
         return {"nll": nll, "kl": kl, "neg_elbo": nll + kl / num_train, "train_accuracy": 100 * correct}
+
+
+def cross_entropy(
+    network: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, precision: str = "float32"
+) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy and the logits of a training step, whose products are of this precision."""
+    narrow = precision == "bfloat16"
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=narrow):
+        logits = network(x).float()
+    return F.cross_entropy(logits, y), logits
 
 
 def fall(t: float, share: float) -> float:

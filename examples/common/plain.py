@@ -5,14 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from examples.common import metrics
 from examples.common.augmentation import transform
 from examples.common.data import Data
-from examples.common.epochs import Batches, fall, shuffled, train_epochs
+from examples.common.epochs import Batches, cross_entropy, fall, shuffled, train_epochs
 
 Masks = Mapping[Tensor, Tensor]  # where a parameter is not held at zero, bool
 
@@ -28,6 +27,7 @@ class Plan:
     decay: float = 0.7
     augment: bool = False
     noise: float = 0.0
+    precision: str = "float32"
 
 
 def train_plain(
@@ -58,8 +58,7 @@ def train_plain(
         _mask_(kept)
         for batch in batches:
             y = data.train_y[batch]
-            logits = network(images(data.train_x[batch]))
-            loss = F.cross_entropy(logits, y)
+            loss, logits = cross_entropy(network, images(data.train_x[batch]), y, plan.precision)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

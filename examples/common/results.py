@@ -1,5 +1,6 @@
 """What came out of a run: measured, printed, written."""
 
+import copy
 import io
 import math
 from dataclasses import asdict, dataclass
@@ -68,6 +69,7 @@ def measure(run: Run, data: Data, samples: int) -> dict:
     if "mean weights" in stages:
         probs["sampled"] = metrics.sampled_probabilities(stages["mean weights"], x, samples)
     ends = {"plain": stages["plain network"], "compacted": list(stages.values())[-1]}
+    ends, shown = {name: copy.deepcopy(network).cpu() for name, network in ends.items()}, x[:128].cpu()
     return {
         "metrics": {name: metrics.evaluate(probs[name], y) for name in sorted(probs, key=ORDER.index)},
         "compacted_equals_pruned_within": (probs["compacted"] - probs["pruned"]).abs().max().item(),
@@ -75,7 +77,7 @@ def measure(run: Run, data: Data, samples: int) -> dict:
         "parameters": {name: sum(p.numel() for p in network.parameters()) for name, network in ends.items()},
         "file_bytes": {name: _bytes(network) for name, network in ends.items()},
         "latency_ms": {
-            f"batch {size}": {name: metrics.latency(network, x[:size]) for name, network in ends.items()}
+            f"batch {size}": {name: metrics.latency(network, shown[:size]) for name, network in ends.items()}
             for size in (128, 1)
         },
     }
@@ -153,4 +155,4 @@ def title(result: dict) -> str:
 def _matrices(model: nn.Module) -> dict:
     """The (mean) weight matrices by layer."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
-    return {name: layer.weight.detach().flatten(1) for name, layer in layers.items()}
+    return {name: layer.weight.detach().cpu().flatten(1) for name, layer in layers.items()}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -19,7 +18,7 @@ from examples.baselines.magnitude import Magnitude
 from examples.common import checkpoints, results
 from examples.common.augmentation import transform
 from examples.common.data import Data
-from examples.common.epochs import Batches, Tally, fall, shuffled, train_epochs
+from examples.common.epochs import Batches, Tally, cross_entropy, fall, shuffled, train_epochs
 from examples.common.networks import build
 from examples.common.plain import Plan, train_plain, zeros_kept
 from examples.common.pruning import kept_weights, pruned, search, zero_
@@ -42,7 +41,7 @@ PRIORS = {
 }
 # What the plain network depends on, beside its plan.
 NETWORK = ("data", "model", "width", "batch_norm", "validation")
-AFTER_TRAINING = ("threads", "threshold", "tolerance", "finetune", "samples", "plain", "out", "restart")
+AFTER_TRAINING = ("threads", "device", "threshold", "tolerance", "finetune", "samples", "plain", "out", "restart")
 
 
 def plain_network(data: Data, settings: "Settings") -> nn.Module:
@@ -59,12 +58,13 @@ def plain_network(data: Data, settings: "Settings") -> nn.Module:
 def build_plain(data: Data, settings: "Settings") -> nn.Module:
     """The network with the initial weights of this seed."""
     torch.manual_seed(settings.seed)
-    return build(settings.model, data.shape, data.classes, width=settings.width, batch_norm=settings.batch_norm)
+    sizes = {"width": settings.width, "batch_norm": settings.batch_norm}
+    return build(settings.model, data.shape, data.classes, **sizes).to(data.train_x.device)
 
 
 def plain_plan(settings: "Settings") -> Plan:
     """How the plain network is trained."""
-    options = {"augment": settings.augment, "noise": settings.noise}
+    options = {"augment": settings.augment, "noise": settings.noise, "precision": settings.precision}
     return Plan(settings.plain_epochs, settings.lr, settings.batch_size, settings.seed, **options)
 
 
@@ -105,7 +105,7 @@ def bayesian_network(plain: nn.Module, data: Data, settings: "Settings") -> mnvi
     layers = partial(mnvi.MNLinear, **options), partial(mnvi.MNConv2d, **options)
     sizes = {"width": settings.width, "batch_norm": settings.batch_norm}
     weights = (plain if settings.start == "plain" else build_plain(data, settings)).state_dict()
-    model = build(settings.model, data.shape, data.classes, *layers, **sizes)
+    model = build(settings.model, data.shape, data.classes, *layers, **sizes).to(data.train_x.device)
     model.load_state_dict(weights, strict=False)
     return model
 
@@ -131,8 +131,8 @@ def train_bayesian(
         tally, kept = Tally(bar), kept_weights(model)  # what is held at zero stays there; nothing is, before
         for batch in batches:
             y = data.train_y[batch]
-            logits = model(images(data.train_x[batch]))
-            loss, nll, kl = elbo(F.cross_entropy(logits, y), model)  # nll + weight * model.kl() / num_train
+            nll, logits = cross_entropy(model, images(data.train_x[batch]), y, settings.precision)
+            loss, nll, kl = elbo(nll, model)  # nll + weight * model.kl() / num_train
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
