@@ -3,6 +3,9 @@
     python -m examples.figures                                # those of figures/, into runs/figures
     python -m examples.figures --folder runs --out runs/again
 
+Of runs of sparsify.py with the same images and network also what they show together: `pareto-…png`, accuracy against
+what is left; `families-…png`, accuracy and bound over training; `layers-…md`, what is left of every layer.
+
 A run's folder has a `result.json`. What only its other files hold is left out where they are missing, as they are in
 figures/: the weights (`weights.png`), histograms of derivatives (copying), and predicted recordings and films.
 """
@@ -12,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.common import checkpoints, plots, results, shift_plots
+from examples.common import checkpoints, plots, results, shift_plots, sparse_figures
 from examples.common.command_line import as_program, option, parse
 from examples.papers import (
     conjugate_regression,
@@ -37,12 +40,18 @@ def main(argv: list[str] | None = None) -> list[Path]:
     """Draw every figure; returns their paths."""
     settings = parse(Settings, argv, str(__doc__).splitlines()[0])
     drawn = []
-    for path in sorted(Path(settings.folder).glob("*/result.json")):
+    paths = sorted(Path(settings.folder).glob("*/result.json"))
+    for path in paths:
         name, draw = figure(path)
         folder = checkpoints.prepare(Path(settings.out, path.parent.name))
         checkpoints.write(folder / name, draw)
         print(folder / name, flush=True)
         drawn.append(folder / name)
+    sparse = [result for path in paths if "sparsity" in (result := json.loads(path.read_text()))]
+    for name, draw in sparse_figures.together(sparse).items():
+        checkpoints.write(checkpoints.prepare(settings.out) / name, draw)
+        print(Path(settings.out, name), flush=True)
+        drawn.append(Path(settings.out, name))
     if not drawn:
         raise ValueError(f"{settings.folder} has no folder with a result.json")
     return drawn
