@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from examples.common.plots import PLAIN
 from examples.common.results import NAMES
@@ -61,6 +62,7 @@ def pareto_figure(path: Path, results: Sequence[dict]) -> None:
     panels[3].set(title="test accuracy, %", xlabel="ms for 128 images, compacted")
     for axes in panels:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
@@ -70,18 +72,16 @@ def pareto_figure(path: Path, results: Sequence[dict]) -> None:
 
 
 def _points(axes: Axes, results: Sequence[dict], x: Sequence[float], key: str) -> None:
-    seen = set()
+    seen: set[str] = set()
     for result, value in zip(results, x, strict=True):
         name, kind = label(result), method(result)
         marker = MARKERS["magnitude" if is_magnitude(result) else result["settings"]["prior"]]
-        style = {"color": COLORS[kind], "marker": marker, "ms": 8, "ls": "", "alpha": 0.85}
-        filled = {} if result["settings"]["groups"] == "weights" else {"mfc": "white"}
+        style: dict[str, Any] = {"color": COLORS[kind], "marker": marker, "ms": 8, "ls": "", "alpha": 0.85}
+        filled: dict[str, Any] = {} if result["settings"]["groups"] == "weights" else {"mfc": "white"}
         axes.plot(value, final(result)[key], label=None if name in seen else name, **style, **filled)
         seen.add(name)
     plain = [result["metrics"]["plain network"][key] for result in results]
-    axes.axhline(
-        sum(plain) / len(plain), color=PLAIN, ls="--", label=None if seen & {"plain"} else "plain network, all"
-    )
+    axes.axhline(sum(plain) / len(plain), color=PLAIN, ls="--", label="plain network, all weights")
 
 
 def families_figure(path: Path, results: Sequence[dict]) -> None:
@@ -111,9 +111,9 @@ def families_figure(path: Path, results: Sequence[dict]) -> None:
     figure.savefig(path)
 
 
-def together(results: Sequence[dict]) -> dict[str, Callable[[Path], None]]:
+def together(results: Sequence[dict]) -> dict[str, Callable[[Path], object]]:
     """What draws each figure or table of several runs, by the name of its file."""
-    made: dict[str, Callable[[Path], None]] = {}
+    made: dict[str, Callable[[Path], object]] = {}
     for name, runs in _by(results, lambda result: (task(result),)).items():
         if len(runs) > 1:
             made[f"pareto-{name}.png"] = lambda path, runs=runs: pareto_figure(path, runs)
