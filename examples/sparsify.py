@@ -55,9 +55,10 @@ class Settings:
     epochs: int = option(100, "passes over the training images", 1)
     batch_size: int = option(None, "training images a step (default: 32 for digits, else 128)", 1)
     lr: float = option(2e-3, "Adam's rate for means and biases, and for plain networks", 1e-12)
-    log_diagonals: float = option(1.0, "rate of the posterior's log-scales, as a ratio to lr", 1e-12)
+    log_diagonals: float = option(0.3, "rate of the posterior's log-scales, as a ratio to lr", 1e-12)
     off_diagonals: float = option(0.03, "rate of the posterior's off-diagonals, as a ratio to lr", 1e-12)
-    warmup: float = option(0.3, "share of the steps, at the start, in which the weight of the KL rises to 1", 0, 1)
+    kl_weight: float = option(None, "of the KL (default: 0.1 for digits, which are few, else 1)", 1e-6)
+    warmup: float = option(0.3, "share of the steps, at the start, in which the KL's weight rises to that", 0, 1)
     decay: float = option(0.5, "share of the steps, at the end, in which the rates fall to 0", 0, 1)
     groups: Literal["weights", "rows", "columns", "both"] = option("weights", "what to prune; both: rows, then columns")
     hold: float = option(
@@ -91,8 +92,8 @@ class Settings:
             raise ValueError("--left belongs to --method magnitude, which needs it")
 
 
-SMALL = {"threads": 1, "batch_size": 32, "plain_epochs": 100, "validation": 137}
-LARGE = {"threads": 2, "batch_size": 128, "plain_epochs": 30, "validation": 5000}
+SMALL = {"threads": 1, "kl_weight": 0.1, "batch_size": 32, "plain_epochs": 100, "validation": 137}
+LARGE = {"threads": 2, "kl_weight": 1.0, "batch_size": 128, "plain_epochs": 30, "validation": 5000}
 DEFAULTS = {
     "digits": {**SMALL, "tolerance": 1.0, "hold_tolerance": 2.0},
     "others": {**LARGE, "tolerance": 0.2, "hold_tolerance": 1.0},

@@ -118,7 +118,7 @@ def train_bayesian(
     order, images = shuffled(num_train, settings.batch_size, settings.seed), transform(settings.augment, settings.noise)
     total = settings.epochs * len(order(0))
     warmup = round(settings.warmup * total)
-    elbo = mnvi.ELBO(num_train, mnvi.KLWarmup(warmup) if warmup else 1.0)
+    elbo = mnvi.ELBO(round(num_train / settings.kl_weight), mnvi.KLWarmup(warmup) if warmup else 1.0)
     ratios = {"log_diagonals": settings.log_diagonals, "off_diagonals": settings.off_diagonals}
     optimizer = torch.optim.Adam(mnvi.parameter_groups(model, settings.lr, **ratios), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fall(step / total, settings.decay))
@@ -132,7 +132,7 @@ def train_bayesian(
         for batch in batches:
             y = data.train_y[batch]
             nll, logits = cross_entropy(model, images(data.train_x[batch]), y, settings.precision)
-            loss, nll, kl = elbo(nll, model)  # nll + weight * model.kl() / num_train
+            loss, nll, kl = elbo(nll, model)  # nll + weight * model.kl() / num_train, weight from 0 to kl_weight
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
