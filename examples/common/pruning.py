@@ -1,4 +1,4 @@
-"""Around `mnvi.sparsity`: means held at zero while training, a history of what is left."""
+"""Around `mnvi.sparsity`: thresholds by held-out images, a history of what is left."""
 
 import copy
 from collections.abc import Sequence
@@ -29,19 +29,6 @@ def pruned(model: nn.Module, groups: str, threshold: float | Thresholds) -> nn.M
     for kind in GROUPS[groups]:
         prune(model, threshold=threshold, groups=kind, skip=[report(model).layers[-1].name] if kind == "rows" else [])
     return model
-
-
-@torch.no_grad()
-def zero_(model: nn.Module, sparse: nn.Module) -> None:
-    """Set the means of ``model`` to zero where those of ``sparse``, its pruned copy, are."""
-    for (_, layer), (_, other) in zip(bayesian_layers(model), bayesian_layers(sparse), strict=True):
-        layer.weight.mul_(other.weight.ne(0))
-
-
-def kept_weights(model: nn.Module) -> dict[nn.Parameter, Tensor]:
-    """For each layer with means held at zero, its weight and where it is not zero."""
-    weights = [layer.weight for _, layer in bayesian_layers(model)]
-    return {weight: weight.detach().ne(0) for weight in weights if weight.eq(0).any()}
 
 
 def weights_left(model: nn.Module) -> dict[str, list[int]]:

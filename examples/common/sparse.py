@@ -21,7 +21,7 @@ from examples.common.data import Data
 from examples.common.epochs import Batches, Tally, cross_entropy, fall, shuffled, train_epochs
 from examples.common.networks import build
 from examples.common.plain import Plan, train_plain, zeros_kept
-from examples.common.pruning import kept_weights, pruned, search, zero_
+from examples.common.pruning import pruned, search
 
 if TYPE_CHECKING:
     from examples.sparsify import Settings
@@ -123,12 +123,14 @@ def train_bayesian(
     optimizer = torch.optim.Adam(mnvi.parameter_groups(model, settings.lr, **ratios), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fall(step / total, settings.decay))
 
+    middle, holds = round(settings.hold * settings.epochs), []
+
     def epoch(i: int, batches: Batches, bar: tqdm) -> dict:
-        if i == round(settings.hold * settings.epochs):
-            found = search(model, settings.groups, held, settings.hold_tolerance)
-            zero_(model, pruned(model, settings.groups, found))
+        if i >= middle and not holds:  # after a kill what is zero is held again
+            found = search(model, settings.groups, held, settings.hold_tolerance) if i == middle else None
+            holds.append(mnvi.sparsity.hold(model, found))
         model.train()
-        tally, kept = Tally(bar), kept_weights(model)  # what is held at zero stays there; nothing is, before
+        tally = Tally(bar)
         for batch in batches:
             y = data.train_y[batch]
             nll, logits = cross_entropy(model, images(data.train_x[batch]), y, settings.precision)
@@ -137,15 +139,17 @@ def train_bayesian(
             loss.backward()
             optimizer.step()
             schedule.step()
-            for weight, keep in kept.items():
-                weight.data.mul_(keep)
             tally.add(loss, nll, kl, logits, y)
         return tally.record(num_train) | results.progress(model, data)
 
     parts = {"model": model, "elbo": elbo, "optimiser": optimizer, "schedule": schedule}
     fixed = {name: value for name, value in asdict(settings).items() if name not in AFTER_TRAINING}
     fixed["training images"] = num_train
-    return train_epochs(checkpoint, parts, fixed, order, settings.epochs, epoch, restart=settings.restart)
+    try:
+        return train_epochs(checkpoint, parts, fixed, order, settings.epochs, epoch, restart=settings.restart)
+    finally:
+        for each in holds:
+            each.release()
 
 
 def finetuned(small: nn.Module, data: Data, settings: "Settings", folder: Path) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from .compact import compact
 from .find_thresholds import find_thresholds
+from .hold import Hold, hold
 from .prune import prune
 from .report import LayerReport, Report, report
 from .scores import prior_scale, signal_to_noise
@@ -9,6 +10,7 @@ from .select import Select
 from .thresholds import LayerThreshold, Thresholds
 
 __all__ = [
+    "Hold",
     "LayerReport",
     "LayerThreshold",
     "Report",
@@ -16,6 +18,7 @@ __all__ = [
     "Thresholds",
     "compact",
     "find_thresholds",
+    "hold",
     "prior_scale",
     "prune",
     "report",

@@ -87,7 +87,7 @@ def prune(
     elif loss is not None or measure is not None or likelihood != "categorical":
         raise ValueError("loss, measure and likelihood belong to data, which was not given")
     if isinstance(threshold, Thresholds):
-        dropped = _below(model, threshold)
+        dropped = dropped_below(model, threshold)
     else:
         cuts = find_cuts(model, kinds, score, skip)
         dropped = _lowest(cuts, kinds, fraction) if threshold is None else [(cut, cut.below(threshold)) for cut in cuts]
@@ -111,7 +111,7 @@ def _check_amounts(threshold: float | Thresholds | None, fraction: float | None,
         number("threshold", threshold, 0)
 
 
-def _below(model: nn.Module, found: Thresholds) -> list[tuple[Cut, Tensor]]:
+def dropped_below(model: nn.Module, found: Thresholds) -> list[tuple[Cut, Tensor]]:
     """What the thresholds that were found for this model drop."""
     values = {(each.name, each.groups): each.threshold for each in found.layers}
     names = [name for name, _ in bayesian_layers(model)]
