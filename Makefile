@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine with Python (>= 3.10) and make:
-#   make demo   creates .venv, installs, sparsifies a network on real handwritten digits (about a minute after set-up)
+#   make demo   creates .venv, installs, trains a Bayesian and a sparse network on real handwritten digits (a minute)
 #   make test   creates .venv, installs, lints, type-checks, tests
 # `make compare` installs other Bayesian methods and runs examples/comparison.py beside them (ARGS="--data mnist").
 # And `make test-machines` tests as on other machines: other processors' instructions, other numbers of threads.
@@ -9,6 +9,7 @@ BIN := .venv/bin
 .PHONY: demo test test-machines bench compare clean
 
 demo: .venv/installed
+	$(BIN)/python examples/calibration.py
 	$(BIN)/python examples/sparsify.py --out runs/demo $(ARGS)
 
 test: .venv/installed

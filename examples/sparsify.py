@@ -41,7 +41,7 @@ class Settings:
     width: int = option(1, "times the units of every hidden layer", 1)
     batch_norm: bool = option(False, "a batch norm after every hidden layer")
     augment: bool = option(False, "train on images mirrored and moved by up to 4 pixels")
-    noise: float = option(0.0, "train on images with so much Gaussian noise, in standard deviations", 0)
+    noise: float = option(None, "of training images, in standard deviations (default: 0.3 for digits, else none)", 0)
     method: Literal["bayes", "magnitude"] = option("bayes", "how to prune")
     left: int | None = option(None, "weights that --method magnitude leaves", 1)
     posterior: Literal["mn", "diagonal", "mn+diagonal", "scaled"] = option("mn", "family of the weights' posterior")
@@ -50,9 +50,11 @@ class Settings:
         "prior; normal fits one scale to each layer, channel-ard has one precision for a channel's kernel positions, "
         "hierarchical precisions of units and of weights",
     )
-    plain_epochs: int = option(None, "of the plain network (default: 100 for digits, else 30)", 1)
-    start: Literal["scratch", "plain"] = option("scratch", "initial means: those of the plain network, or its trained")
-    epochs: int = option(100, "passes over the training images", 1)
+    plain_epochs: int = option(None, "of the plain network (default: 60 for digits, else 30)", 1)
+    start: Literal["scratch", "plain"] = option(
+        None, "initial means: as those of the plain network were, or are now (default: plain for digits, else scratch)"
+    )
+    epochs: int = option(None, "passes over the training images (default: 60 for digits, else 100)", 1)
     batch_size: int = option(None, "training images a step (default: 32 for digits, else 128)", 1)
     lr: float = option(2e-3, "Adam's rate for means and biases, and for plain networks", 1e-12)
     log_diagonals: float = option(0.3, "rate of the posterior's log-scales, as a ratio to lr", 1e-12)
@@ -64,9 +66,7 @@ class Settings:
     hold: float = option(
         0.5, "share of the epochs after which what can be pruned is held at zero; 1: prune at the end", 0, 1
     )
-    hold_tolerance: float = option(
-        None, "points of held-out error this may cost (default: 2 for digits, else 1)", 0, 100
-    )
+    hold_tolerance: float = option(1.0, "points of held-out error this may cost", 0, 100)
     validation: int = option(None, "training images held out (default: 137 for digits, else 5000)", 1)
     limit: int | None = option(None, "train on only the first so many images", 1)
     seed: int = option(0, "of initial weights, noise and the order of the images", 0, 2**32 - 1)
@@ -78,7 +78,7 @@ class Settings:
         None, "prune below this ratio of mean to deviation (default: by held-out images)", 0
     )
     tolerance: float = option(
-        None, "points of held-out error pruning may cost (default: 1 for digits, else 0.2)", 0, 100
+        None, "points of held-out error pruning may cost (default: 0.5 for digits, else 0.2)", 0, 100
     )
     finetune: int = option(10, "epochs of plain training of the compact network", 0)
     samples: int = option(32, "draws of the weights for the sampled prediction", 1)
@@ -92,11 +92,15 @@ class Settings:
             raise ValueError("--left belongs to --method magnitude, which needs it")
 
 
-SMALL = {"threads": 1, "kl_weight": 0.1, "batch_size": 32, "plain_epochs": 100, "validation": 137}
-LARGE = {"threads": 2, "kl_weight": 1.0, "batch_size": 128, "plain_epochs": 30, "validation": 5000}
 DEFAULTS = {
-    "digits": {**SMALL, "tolerance": 1.0, "hold_tolerance": 2.0},
-    "others": {**LARGE, "tolerance": 0.2, "hold_tolerance": 1.0},
+    "digits": {
+        **{"threads": 1, "kl_weight": 0.1, "batch_size": 32, "plain_epochs": 60, "epochs": 60, "validation": 137},
+        **{"noise": 0.3, "start": "plain", "tolerance": 0.5},
+    },
+    "others": {
+        **{"threads": 2, "kl_weight": 1.0, "batch_size": 128, "plain_epochs": 30, "epochs": 100, "validation": 5000},
+        **{"noise": 0.0, "start": "scratch", "tolerance": 0.2},
+    },
 }
 
 

@@ -12,10 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from examples import manifold_optimization, natural_gradient, orthogonal_rnn, uncertainty
+from examples import calibration, manifold_optimization, natural_gradient, orthogonal_rnn, uncertainty
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("uncertainty", "regression", "manifold_optimization", "orthogonal_rnn", "natural_gradient", "sparsify")
+SCRIPTS = (
+    "calibration",
+    "uncertainty",
+    "regression",
+    "manifold_optimization",
+    "orthogonal_rnn",
+    "natural_gradient",
+    "sparsify",
+)
 
 
 @pytest.mark.filterwarnings("ignore:the posterior has not settled")
@@ -32,7 +40,19 @@ def test_two_steps_of_uncertainty(tmp_path, capsys):
     assert all(name in shown for name in rows)
 
 
+@pytest.mark.filterwarnings("ignore:the posterior has not settled")
+def test_a_few_steps_of_calibration(capsys):
+    rows = calibration.main(calibration.Settings(train=100, steps=2, draws=2))
+    assert list(rows) == ["nn.Linear", "mnvi.MNLinear"]
+    assert all(math.isfinite(value) for row in rows.values() for value in row.values())
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in rows)
+
+
 def test_metrics_of_certain_predictions():
+    assert calibration.described("", torch.tensor([[0.9, 0.1], [0.9, 0.1]]), torch.tensor([0, 1])) == (
+        uncertainty.describe("", torch.tensor([[0.9, 0.1], [0.9, 0.1]]), torch.tensor([0, 1]))
+    )
     row = uncertainty.describe("", torch.tensor([[0.9, 0.1], [0.9, 0.1]]), torch.tensor([0, 1]))
     assert row["accuracy"] == 50
     assert row["ece"] == pytest.approx(40)
