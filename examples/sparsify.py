@@ -40,7 +40,7 @@ class Settings:
     model: Literal["mlp", "cnn", "lenet5", "vgg"] = option("mlp", "network")
     width: int = option(1, "times the units of every hidden layer", 1)
     batch_norm: bool = option(False, "a batch norm after every hidden layer")
-    augment: bool = option(False, "train on images mirrored and moved by up to 4 pixels")
+    augment: bool = option(False, "move training images by some pixels, and mirror what may be mirrored")
     noise: float = option(None, "of training images, in standard deviations (default: 0.3 for digits, else none)", 0)
     method: Literal["bayes", "magnitude"] = option("bayes", "how to prune")
     left: int | None = option(None, "weights that --method magnitude leaves", 1)

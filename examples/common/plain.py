@@ -20,6 +20,7 @@ Masks = Mapping[Tensor, Tensor]  # where a parameter is not held at zero, bool
 class Plan:
     """How a plain network is trained; its rate falls to 0 over the last share ``decay`` of the steps."""
 
+    data: str
     epochs: int
     lr: float
     batch_size: int
@@ -47,7 +48,10 @@ def train_plain(
         fixed: what the result depends on beside the plan.
         masks: called at the start of every epoch; what its masks leave out is zero through the epoch.
     """
-    order, images = shuffled(len(data.train_x), plan.batch_size, plan.seed), transform(plan.augment, plan.noise)
+    order, images = (
+        shuffled(len(data.train_x), plan.batch_size, plan.seed),
+        transform(plan.data, plan.augment, plan.noise),
+    )
     optimizer = torch.optim.Adam(network.parameters(), plan.lr, fused=True)
     total = plan.epochs * len(order(0))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fall(step / total, plan.decay))

@@ -40,7 +40,7 @@ PRIORS = {
     "hierarchical": mnvi.priors.GroupARD(positions=False, degrees=1.0),
 }
 # What the plain network depends on, beside its plan.
-NETWORK = ("data", "model", "width", "batch_norm", "validation")
+NETWORK = ("model", "width", "batch_norm", "validation")
 AFTER_TRAINING = ("threads", "device", "threshold", "tolerance", "finetune", "samples", "plain", "out", "restart")
 
 
@@ -65,7 +65,7 @@ def build_plain(data: Data, settings: "Settings") -> nn.Module:
 def plain_plan(settings: "Settings") -> Plan:
     """How the plain network is trained."""
     options = {"augment": settings.augment, "noise": settings.noise, "precision": settings.precision}
-    return Plan(settings.plain_epochs, settings.lr, settings.batch_size, settings.seed, **options)
+    return Plan(settings.data, settings.plain_epochs, settings.lr, settings.batch_size, settings.seed, **options)
 
 
 def by_magnitude(
@@ -115,7 +115,10 @@ def train_bayesian(
 ) -> dict:
     """Train by the ELBO, from the checkpoint if there is one; returns history and seconds."""
     num_train = len(data.train_x)
-    order, images = shuffled(num_train, settings.batch_size, settings.seed), transform(settings.augment, settings.noise)
+    order, images = (
+        shuffled(num_train, settings.batch_size, settings.seed),
+        transform(settings.data, settings.augment, settings.noise),
+    )
     total = settings.epochs * len(order(0))
     warmup = round(settings.warmup * total)
     elbo = mnvi.ELBO(round(num_train / settings.kl_weight), mnvi.KLWarmup(warmup) if warmup else 1.0)
