@@ -88,6 +88,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self, DEFAULTS["digits" if self.data == "digits" else "others"])
+        command_line.device(self.device)
         if (self.left is None) == (self.method == "magnitude"):
             raise ValueError("--left belongs to --method magnitude, which needs it")
 
@@ -109,8 +110,7 @@ def main(argv: list[str] | None = None) -> dict:
     settings = parse(Settings, argv, str(__doc__).splitlines()[0])
     torch.set_num_threads(settings.threads)
     keep_memory()
-    device = command_line.device(settings.device)
-    data, *held = hold_out(load(settings.data).to(device), settings.validation, settings.limit)
+    data, *held = hold_out(load(settings.data).to(torch.device(settings.device)), settings.validation, settings.limit)
     with checkpoints.alone(settings.out) as folder:
         plain = sparse.plain_network(data, settings)
         method = sparse.by_magnitude if settings.method == "magnitude" else sparse.by_posterior

@@ -213,6 +213,73 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     assert json.loads((tmp_path / "result.json").read_text()) == {"whole": True}
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, error):
+    def fail(path):
+        path.write_text("half")
+        raise error
+
+    checkpoints.write_json(tmp_path / "result.json", {"whole": True})
+    with pytest.raises(OSError, match=r"cannot write .*result\.json: .*nothing was changed there"):
+        checkpoints.write(tmp_path / "result.json", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert json.loads((tmp_path / "result.json").read_text()) == {"whole": True}
+
+
+HOLDER = """
+import sys, time
+from examples.common.checkpoints import alone
+with alone(sys.argv[1]):
+    print("has it", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def holder(folder, seconds):
+    """Another process that has the folder for so long."""
+    command = [sys.executable, "-c", HOLDER, str(folder), str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert process.stdout is not None
+    with process.stdout as said:
+        assert said.readline().strip() == b"has it"
+    return process
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, capsys):
+    process = holder(tmp_path, 60)
+    with pytest.raises(OSError, match="another process works in the folder"), checkpoints.alone(tmp_path):
+        pass
+    process.kill()  # without a word: no lock stays behind
+    process.wait()
+    with checkpoints.alone(tmp_path) as folder:
+        assert folder == tmp_path
+    process = holder(tmp_path, 1)
+    with checkpoints.alone(tmp_path, wait=True):
+        assert process.wait() == 0
+    assert "waiting for another process" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_plain_network_is_trained_once_for_all_runs(tmp_path, monkeypatch, no_figures):
+    first = run(tmp_path / "first", "--threshold", "1")
+    train = plain.train_plain
+    trained = []
+
+    def counted(path, *args, **options):
+        trained.append(path.parent.name if path.exists() else "new")
+        return train(path, *args, **options)
+
+    monkeypatch.setattr(sparse, "train_plain", counted)
+    second = run(tmp_path / "second", "--threshold", "1", "--posterior", "diagonal", "--finetune", "0")
+    assert first["metrics"]["plain network"] == second["metrics"]["plain network"]
+    assert len(trained) == 1
+    assert trained != ["new"]
+    run(tmp_path / "third", "--threshold", "1", "--finetune", "0", "--noise", "0.1")  # another network
+    assert trained[1:] == ["new"]
+    assert len(list((tmp_path / "plain").iterdir())) == 2
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_pruned_more_without_training(tmp_path, monkeypatch, no_figures):
     first = run(tmp_path, "--hold", "1", "--threshold", "0.5")
@@ -257,6 +324,13 @@ BAD_OPTIONS = {
     "posterior": (["--posterior", "full"], "invalid choice: 'full'"),
     "kind": (["--epochs", "many"], "invalid int value: 'many'"),
     "unknown": (["--epoch", "2"], "unrecognized arguments: --epoch"),
+    "left": (["--left", "100"], "--left belongs to --method magnitude"),
+    "no-left": (["--method", "magnitude"], "--left belongs to --method magnitude, which needs it"),
+    "left-zero": (["--method", "magnitude", "--left", "0"], "left must be a finite number from 1 to inf, got 0"),
+    "width": (["--width", "0"], "width must be a finite number from 1 to inf, got 0"),
+    "noise": (["--noise", "-1"], "noise must be"),
+    "kl-weight": (["--kl-weight", "0"], "kl_weight must be"),
+    "device": (["--device", "nowhere"], "device 'nowhere' cannot be used"),
 }
 
 
@@ -279,6 +353,8 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path, no_figures):
     before = (tmp_path / "checkpoint.pt").read_bytes()
     with pytest.raises(ValueError, match=r"model mlp \(now lenet5\), prior ard \(now normal\).*--restart"):
         run(tmp_path, "--model", "lenet5", "--prior", "normal")
+    with pytest.raises(ValueError, match=r"posterior mn \(now scaled\), width 1 \(now 2\).*--restart"):
+        run(tmp_path, "--width", "2", "--posterior", "scaled")
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
