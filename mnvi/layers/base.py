@@ -152,6 +152,9 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
         if not self.is_sampling:
             return self._transform(self.mean_weight(), self.bias, input, *args)
         self._refuse_recomputation()
+        if self._flips_signs():
+            output = self._transform(self.weight, self.current_bias(), input, *args)
+            return output + self._flipped_deviation(input, *args)
         if not self._draws_outputs():
             return self._transform(self.draw_weight(), self.current_bias(), input, *args)
         output = self._transform(self.weight, self.current_bias(), input, *args)
@@ -165,9 +168,38 @@ class BayesianLayer(SamplingLayer, PrunableLayer):
         Where the layer is pruned, its deviation has no factors any more. A frozen draw is one weight for all inputs.
         A family may have no estimator for this kind of layer.
         """
-        if self.estimator == "weight" or self.frozen_noise is not None or self.is_pruned:
+        if self.estimator != "local" or self.frozen_noise is not None or self.is_pruned:
             return False
         return self.local_estimator is not None and self.posterior.provides(self.local_estimator)
+
+    @property
+    def channel_axis(self) -> int | None:
+        """The axis of the output whose entries belong to the rows of the weight matrix, one each; None if none does."""
+        return None
+
+    def _flips_signs(self) -> bool:
+        """Whether a draw is one weight with signs that differ from example to example; conditions as above."""
+        if self.estimator != "flipout" or self.channel_axis is None or self.frozen_noise is not None or self.is_pruned:
+            return False
+        return self.posterior.provides("flip_parts")
+
+    def _flipped_deviation(self, input: Tensor, *args: Any) -> Tensor:
+        """Σ F·(r∘(D x)) over the parts of one drawn deviation, with random signs r of D's rows for each example."""
+        with full_precision(self.weight):
+            noise = self.posterior.draw_noise()
+            parts = self._widened(lambda dtype: self.posterior.flip_parts(tuple(each.to(dtype) for each in noise)))
+        return sum(self._flipped(*part, input, *args) for part in parts)  # type: ignore[return-value]
+
+    def _flipped(self, matrix: Tensor, factor: Any, input: Tensor, *args: Any) -> Tensor:
+        weight = matrix.view(-1, *self.weight.shape[1:]).to(self.weight.dtype)
+        output = self._transform(weight, None, input, *args).movedim(self.channel_axis, -1)  # type: ignore[arg-type]
+        locations = self.weight.dim() - 2  # of a convolution share the signs of their example
+        shape = [*output.shape[: output.dim() - 1 - locations], *[1] * locations, output.shape[-1]]
+        output = output * (2 * torch.randint(2, shape, device=output.device, dtype=output.dtype) - 1)
+        if factor is not None:
+            with full_precision(self.weight):
+                output = self._widened(lambda dtype: factor.multiply(output.to(dtype))).to(output.dtype)
+        return output.movedim(-1, self.channel_axis)  # type: ignore[arg-type]
 
     def _check_input(self, input: Tensor, *args: Any) -> None:
         """Raise ValueError for an input that does not fit the layer."""
@@ -235,4 +267,4 @@ def check_layer_arguments(
     if prior is not None:
         instance("prior", prior, priors.PriorSpec)
     if estimator is not None:
-        one_of("estimator", estimator, ("local", "weight"))
+        one_of("estimator", estimator, ("local", "weight", "flipout"))

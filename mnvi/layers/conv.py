@@ -33,6 +33,11 @@ class _MNConvNd(BayesianLayer):
         super().__init__(*args, **kwargs)
         self._add_posterior(posterior, prior, estimator)
 
+    @property
+    def channel_axis(self) -> int | None:
+        """None where outputs of several groups may not be mixed."""
+        return 1 - self.weight.dim() if self.groups == 1 else None
+
     def _check_input(self, input: Tensor, *args: Any) -> None:
         spatial = self.weight.dim() - 2
         if input.dim() - spatial not in (1, 2) or input.shape[-spatial - 1] != self.in_channels:
@@ -59,6 +64,11 @@ class _MNConvTransposeNd(_MNConvNd):
     """
 
     local_estimator = "conv_transpose_deviation"
+
+    @property
+    def channel_axis(self) -> int | None:
+        """None, as the rows are inputs."""
+        return None
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As the torch layer's ``forward(input, output_size)``."""

@@ -45,6 +45,10 @@ class MNLinear(BayesianLayer, nn.Linear):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self._add_posterior(posterior, prior, estimator)
 
+    @property
+    def channel_axis(self) -> int | None:
+        return -1
+
     def _check_input(self, input: Tensor) -> None:
         if input.dim() == 0 or input.shape[-1] != self.in_features:
             raise ValueError(f"expected an input of shape (*, {self.in_features}), got {tuple(input.shape)}")

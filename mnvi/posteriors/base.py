@@ -17,10 +17,11 @@ from torch.distributions import Distribution
 
 from .._deprecation import warn_renamed
 from .._torch.dtypes import Device
-from ..covariance.base import Convolve, NaturalPart, Split
+from ..covariance.base import Convolve, Factor, NaturalPart, Split
 
 Noise = tuple[Tensor, ...]
 Spread = Callable[[Tensor], Tensor]
+FlipPart = tuple[Tensor, Factor | None]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Posterior(nn.Module, ABC):
     - ``output_deviation`` and the three that follow it serve ``estimator="local"``, which draws outputs instead of
       weights (Kingma, Salimans & Welling, 2015, arXiv:1506.02557), each for one kind of layer. A layer for which the
       family has none draws one weight a call.
+    - ``flip_parts`` serves ``estimator="flipout"``, which gives every example signs of its own in one drawn weight.
     - ``mahalanobis`` serves the prior :class:`mnvi.priors.MatrixNormal`.
     - ``natural_parts``, ``whitened`` and ``unwhitened`` serve :class:`mnvi.optim.NaturalGradient`: a family whose
       Fisher metric has a closed form writes all three.
@@ -144,6 +146,14 @@ class Posterior(nn.Module, ABC):
         (N, K, *out_locations): z moved by each of the K kernel positions.
         """
         raise self._without("conv_transpose_deviation", "a transposed convolution's local estimator")
+
+    def flip_parts(self, noise: Noise) -> list[FlipPart]:
+        """The deviation as Σ F·D over pairs (D, F): (k, p) matrices and the (n, k) factors that mix their rows.
+
+        ``None`` stands for F = I. D is made of ``noise``, and the sign of each of its rows may be flipped without
+        changing its distribution.
+        """
+        raise self._without("flip_parts", "the estimator 'flipout'")
 
     def mahalanobis(self, tril_row: Tensor, tril_column: Tensor) -> Tensor:
         """tr[(U₁ ⊗ V₁)⁻¹ Cov], a scalar, for U₁, V₁ given by their lower Cholesky factors, (n, n) and (p, p)."""

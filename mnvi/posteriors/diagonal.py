@@ -11,7 +11,7 @@ from ..covariance.base import NaturalPart, Split
 from ..linalg.contraction import contract_diagonal
 from ..linalg.elementary import safe_sqrt
 from ..linalg.solve import inverse_diagonal
-from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread
+from .base import Convolve, FlipPart, Noise, Posterior, PosteriorSpec, Spread
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,9 @@ class DiagonalPosterior(Posterior):
 
     def conv_transpose_deviation(self, x: Tensor, convolve: Convolve, spread: Spread, groups: int) -> Tensor:
         return self.conv_deviation(x, convolve, groups)
+
+    def flip_parts(self, noise: Noise) -> list[FlipPart]:
+        return [(self.deviation(noise), None)]
 
     def mahalanobis(self, tril_row: Tensor, tril_column: Tensor) -> Tensor:
         return self.scaled_variance(inverse_diagonal(tril_row), inverse_diagonal(tril_column))

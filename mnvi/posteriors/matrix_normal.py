@@ -12,7 +12,7 @@ from ..covariance import Dense, FactorSpec
 from ..covariance.base import NaturalPart, Split
 from ..linalg.elementary import safe_sqrt
 from ..linalg.solve import solve_triangular
-from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread
+from .base import Convolve, FlipPart, Noise, Posterior, PosteriorSpec, Spread
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,13 @@ class MatrixNormalPosterior(Posterior):
         blocks = blocks.diagonal(dim1=0, dim2=2)  # (K, K, out/groups)
         variance = torch.einsum("kjo,ngkj...->ngo...", blocks, gram).flatten(1, 2).clamp_min(0)
         return safe_sqrt(variance) * torch.randn_like(variance)
+
+    def flip_parts(self, noise: Noise) -> list[FlipPart]:
+        """A·(E Bᵀ), or (A E Bᵀ) as it is where A mixes no rows."""
+        parts = self.row.diagonal_and_loading()
+        if parts is not None and not parts[1].shape[1]:
+            return [(self.deviation(noise), None)]
+        return [(self.column.multiply(noise[0]), self.row)]
 
     def mahalanobis(self, tril_row: Tensor, tril_column: Tensor) -> Tensor:
         row = solve_triangular(tril_row, self.row.matrix(), upper=False)

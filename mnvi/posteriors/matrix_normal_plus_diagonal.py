@@ -10,7 +10,7 @@ from .._checks import instance, positive_float
 from .._torch.dtypes import Device
 from ..covariance import Dense, FactorSpec
 from ..covariance.base import Split
-from .base import Convolve, Noise, Posterior, PosteriorSpec, Spread
+from .base import Convolve, FlipPart, Noise, Posterior, PosteriorSpec, Spread
 from .diagonal import Diagonal
 from .matrix_normal import MatrixNormal
 
@@ -115,6 +115,9 @@ class MatrixNormalPlusDiagonalPosterior(Posterior):
     def balance_(self) -> None:
         """As :meth:`MatrixNormalPosterior.balance_`, for the matrix-normal part."""
         self.matrix_normal.balance_()
+
+    def flip_parts(self, noise: Noise) -> list[FlipPart]:
+        return self.matrix_normal.flip_parts(noise[:1]) + self.diagonal.flip_parts(noise[1:])
 
     def output_deviation(self, x: Tensor) -> Tensor:
         return self.matrix_normal.output_deviation(x) + self.diagonal.output_deviation(x)

@@ -12,7 +12,7 @@ from ..covariance import FactorSpec, Identity, LowRank
 from ..covariance.base import DiagonalAndLoading, Split
 from ..linalg.elementary import safe_sqrt
 from ..linalg.solve import solve_triangular
-from .base import Convolve, Noise, Posterior, PosteriorSpec
+from .base import Convolve, FlipPart, Noise, Posterior, PosteriorSpec
 from .matrix_normal import MatrixNormal
 
 
@@ -111,7 +111,12 @@ class ScaledMatrixNormalPosterior(Posterior):
             return row is not None and column is not None
         if method == "conv_deviation":
             return row is not None and column is not None and row[1].shape[1] == 0
+        if method == "flip_parts":
+            return row is not None and row[1].shape[1] == 0
         return super().provides(method)
+
+    def flip_parts(self, noise: Noise) -> list[FlipPart]:
+        return [(self.deviation(noise), None)]
 
     def output_deviation(self, x: Tensor) -> Tensor:
         parts = self._parts("output_deviation", "a linear layer's local estimator")
