@@ -130,7 +130,10 @@ class MNConv2d(_MNConvNd, nn.Conv2d):
         prior: prior from :mod:`mnvi.priors`; ``None`` is ``Normal(1.0)``.
         estimator: ``"weight"`` draws one weight a call. ``"local"`` draws the output at every location with its exact
             marginal variance, but **independently of the other locations**: that approximates the joint distribution,
-            in which locations share one weight and are correlated.
+            in which locations share one weight and are correlated. ``"flipout"`` draws one weight a call and gives
+            every example signs of its own (Wen et al., 2018, arXiv:1803.04386), here of the rows of E Bᵀ in
+            M + A E Bᵀ: each example has an exact joint draw, and those of different examples are uncorrelated, for
+            a second convolution. Grouped and transposed convolutions draw one weight then.
 
     Example:
         >>> layer = mnvi.MNConv2d(3, 16, 3, padding=1)

@@ -17,7 +17,8 @@ class MNLinear(BayesianLayer, nn.Linear):
         posterior: family from :mod:`mnvi.posteriors`; ``None`` is ``BySize()``: factors by the weight's size.
         prior: prior from :mod:`mnvi.priors`; ``None`` is ``Normal(1.0)``.
         estimator: ``"local"`` draws outputs, W x ~ N(M x, (xᵀV x)·U), independently for each row of the input (Kingma,
-            Salimans & Welling, 2015); ``"weight"`` draws one weight a call.
+            Salimans & Welling, 2015); ``"weight"`` draws one weight a call; ``"flipout"`` one with other signs for each
+            row of the input, see :class:`mnvi.MNConv2d`.
         device, dtype: as in ``nn.Linear``.
 
     Input (*, in_features), output (*, out_features).

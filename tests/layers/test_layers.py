@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+import math
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ LAYERS = {
 }
 ONE_OF_EACH = {name: row for name, row in LAYERS.items() if name in [k.__name__.lower() for k in BAYESIAN]}
 ONE_OF_EACH |= {name: LAYERS[name] for name in ("transposed1d", "transposed2d", "transposed3d")}
-ESTIMATORS = pytest.mark.parametrize("estimator", ["local", "weight"])
+ESTIMATORS = pytest.mark.parametrize("estimator", ["local", "weight", "flipout"])
 
 
 def pair(row, **options):
@@ -192,6 +193,42 @@ def test_local_estimator_for_one_example_without_a_batch(row):
     draws = draw(layer, x[0], 3000)
     shape = plain(x[0]).unsqueeze(0).shape
     assert_moments(draws, plain(x[0]).flatten().detach(), local_covariance(plain, exact, shape))
+
+
+def flipout_covariance(plain, exact, shape):
+    """What flipout promises of ``exact``: all of it within an example, nothing between two."""
+    examples = torch.arange(shape[0] if plain.weight.dim() > 2 else math.prod(shape[:-1]))
+    of_output = examples.repeat_interleave(exact.shape[0] // len(examples))
+    return torch.where(of_output.unsqueeze(0) == of_output.unsqueeze(1), exact, 0)
+
+
+@cases("row", LAYERS)
+@cases("family", SOME_FAMILIES)
+def test_flipout_has_the_joint_covariance_within_examples_and_none_between(family, row):
+    plain, layer, x = pair(row, posterior=family, estimator="flipout")
+    exact = output_covariance(plain, layer.posterior, x)
+    flips = layer.posterior.provides("flip_parts") and layer.channel_axis is not None  # else it draws one weight
+    expected = flipout_covariance(plain, exact, plain(x).shape) if flips else exact
+    # Two examples share |noise|, so that E[y²y'²] is up to 3 where it is 1 for independent ones: √3 wider errors.
+    assert_moments(draw(layer, x, 3000), plain(x).flatten().detach(), expected, limit=5 * 3**0.5)
+
+
+@cases("row", ONE_OF_EACH)
+@cases("family", SOME_FAMILIES)
+def test_the_signs_of_flipout_leave_the_covariance_of_an_example_as_it_is(family, row):
+    """Exactly so for any signs: the output is linear in the noise, so its covariance is a sum over a basis of it."""
+    plain, layer, x = pair((*row[:2], {"bias": False}, row[3]), posterior=family, estimator="flipout")
+    torch.nn.init.zeros_(layer.weight)
+    noise = layer.posterior.draw_noise()
+    covariance = 0
+    for k in range(sum(each.numel() for each in noise)):
+        basis = torch.zeros(sum(each.numel() for each in noise)).index_fill(0, torch.tensor(k), 1.0)
+        parts = [each.view_as(like) for each, like in zip(basis.split([e.numel() for e in noise]), noise, strict=True)]
+        layer.posterior.draw_noise = lambda parts=parts: tuple(parts)
+        torch.manual_seed(1)  # the same signs for every part of the noise
+        output = layer(x[:1]).flatten()
+        covariance = covariance + torch.outer(output, output)
+    assert_close(covariance, output_covariance(plain, layer.posterior, x[:1]))
 
 
 SQUARE = {
@@ -439,7 +476,7 @@ def test_dtype_and_device_are_taken_and_followed(family, row):
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", ["Local", "", "flipout"])
+@pytest.mark.parametrize("estimator", ["Local", "", "Flipout"])
 @cases("row", ONE_OF_EACH)
 def test_unknown_estimators(row, estimator):
     with pytest.raises(ValueError, match="estimator"):

@@ -19,7 +19,7 @@ from tests.laws import assert_close, build, dense_covariance
 pytestmark = pytest.mark.usefixtures("float64")
 N, P = 4, 6
 REQUIRED = {"set_scale_", "draw_noise", "deviation", "variance", "log_volume", "distribution"}
-LOCAL = {"output_deviation", "transposed_output_deviation", "conv_deviation", "conv_transpose_deviation"}
+LOCAL = {"output_deviation", "transposed_output_deviation", "conv_deviation", "conv_transpose_deviation", "flip_parts"}
 NATURAL = {"natural_parts", "whitened", "unwhitened"}
 
 
@@ -70,7 +70,7 @@ def test_families_of_the_library_provide_every_estimator(family):
     posterior = build(family, (N, P))
     missing = {name for name in LOCAL | {"mahalanobis"} if not posterior.provides(name)}
     scaled = isinstance(family, posteriors.ScaledMatrixNormal)
-    joint = {"conv_deviation"} if scaled and isinstance(family.row, LowRank) else set()
+    joint = {"conv_deviation", "flip_parts"} if scaled and isinstance(family.row, LowRank) else set()
     assert missing == ({"conv_transpose_deviation"} | joint if scaled else set())
     natural = isinstance(family, (posteriors.MatrixNormal, posteriors.Diagonal))
     assert {posterior.provides(name) for name in NATURAL} == {natural}
