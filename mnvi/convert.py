@@ -61,8 +61,8 @@ def to_bayesian(
             size pulls them off it. (A layer that is made anew has ``Normal(1.0)``.)
         skip: qualified names (``"classifier.2"``) left alone, with all that is below them.
         only: qualified names; convert only these and what is below them.
-        estimator: ``"local"``, ``"weight"`` or ``"flipout"``; ``None`` is each layer's default (linear local, convolution
-            weight).
+        estimator: ``"local"``, ``"weight"`` or ``"flipout"``; ``None`` is each layer's default (linear local,
+            convolution weight).
         bias_posterior: whether the biases of the converted layers have posteriors, too, and so weights and biases of
             ``BatchNorm1d/2d/3d``, ``LayerNorm`` and ``GroupNorm``. These are independent normal, under N(0, 1), or
             N(1, 1) for weights of norms, and one draw serves a call. A bias right before a batch norm, which takes it
