@@ -1,6 +1,8 @@
 """Gradual magnitude pruning of a plain network, what a practitioner would do: the smallest weights or units go first.
 
 More and more is held at zero while the network trains, by the cubic schedule of Zhu & Gupta (2017), arXiv:1710.01878.
+Single weights of different layers are compared by LAMP (Lee et al., 2021, arXiv:2010.07611): by their sizes alone whole
+layers vanish where little is left.
 """
 
 import copy
@@ -56,10 +58,18 @@ def layers(network: nn.Module) -> list[nn.Linear | nn.Conv2d]:
 
 @torch.no_grad()
 def largest(network: nn.Module, count: int) -> Masks:
-    """The ``count`` largest weights of all layers."""
-    sizes = torch.cat([layer.weight.abs().flatten() for layer in layers(network)])
-    least = sizes.topk(max(1, min(count, len(sizes)))).values[-1]
-    return {layer.weight: layer.weight.abs() >= least for layer in layers(network)}
+    """The ``count`` weights of all layers with the largest scores."""
+    scores = [lamp(layer.weight) for layer in layers(network)]
+    together = torch.cat([each.flatten() for each in scores])
+    least = together.topk(max(1, min(count, len(together)))).values[-1]
+    return {layer.weight: score >= least for layer, score in zip(layers(network), scores, strict=True)}
+
+
+def lamp(weight: Tensor) -> Tensor:
+    """w² over the sum of all squares in the layer that are not smaller: 1 for the largest weight of every layer."""
+    squares, order = weight.double().square().flatten().sort(descending=True)
+    scores = squares / squares.cumsum(0).clamp_min(torch.finfo(squares.dtype).tiny)
+    return torch.empty_like(scores).scatter_(0, order, scores).view_as(weight)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from examples.baselines.magnitude import Magnitude, layers, weights_after
+from examples.baselines.magnitude import Magnitude, lamp, layers, weights_after
 from examples.common.networks import build
 from mnvi.sparsity import compact, report
 
@@ -27,12 +27,21 @@ def masked(network, masks):
     return copied.eval()
 
 
-def test_the_largest_weights_of_all_layers_stay(network):
+def test_scores_are_those_of_lamp():
+    weight = torch.randn(4, 3, 2)
+    squares = weight.double().square()
+    expected = torch.stack([each / squares[squares >= each].sum() for each in squares.flatten()])
+    torch.testing.assert_close(lamp(weight).flatten(), expected)
+    assert lamp(weight).max() == 1
+    assert lamp(torch.zeros(2, 2)).eq(0).all()
+
+
+def test_the_largest_weights_of_every_layer_stay(network):
     masks = Magnitude(network, 500, 10).masks(9)
-    kept = torch.cat([weight.detach().abs()[keep] for weight, keep in masks.items()])
-    gone = torch.cat([weight.detach().abs()[~keep] for weight, keep in masks.items()])
-    assert len(kept) == 500
-    assert kept.min() > gone.max()
+    assert sum(int(keep.sum()) for keep in masks.values()) == 500
+    for weight, keep in masks.items():
+        assert keep.any()
+        assert weight.detach().abs()[keep].min() > weight.detach().abs()[~keep].max()
     assert {id(weight) for weight in masks} == {id(layer.weight) for layer in layers(network)}
 
 
