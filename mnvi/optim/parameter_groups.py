@@ -35,7 +35,7 @@ def parameter_groups(
             trains. Convert the model first, since an optimiser only steps the parameters that it was made with.
         lr: rate of means, biases and everything else that is no posterior covariance.
         log_diagonals: ratio to ``lr`` of the logarithms of scales, those that a factor or posterior names in its
-            ``log_scales``.
+            ``log_scales``. About 0.3 where ARD is to prune: scales that grow before the means settle prune too early.
         off_diagonals: ratio to ``lr`` of a factor's or posterior's other parameters, which couple coordinates
             (off-diagonal entries, low-rank loadings).
 

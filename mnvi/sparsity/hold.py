@@ -29,8 +29,7 @@ def hold(
     Unlike :func:`prune`, which takes the weight and its noise away, this leaves the posterior's variances as they are
     and training: local reparametrisation goes on, as do factors of covariances that several weights share. Under ARD a
     weight whose mean is zero costs no KL. Held from the middle of a training on, the rest of the network adapts to what
-    will be pruned at its end, which then costs little: on MNIST 60 times fewer weights in place of 12 at the same
-    error.
+    will be pruned at its end, which then costs little.
 
     Zeros are all that it needs to know, and checkpoints carry them: after loading one, call ``hold(model)`` again.
 
