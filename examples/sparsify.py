@@ -50,6 +50,7 @@ class Settings:
         "prior; normal fits one scale to each layer, channel-ard has one precision for a channel's kernel positions, "
         "hierarchical precisions of units and of weights",
     )
+    estimator: Literal["weight", "flipout", "local"] = option("weight", "what convolutions draw in training")
     plain_epochs: int = option(None, "of the plain network (default: 60 for digits, else 30)", 1)
     start: Literal["scratch", "plain"] = option(
         None, "initial means: as those of the plain network were, or are now (default: plain for digits, else scratch)"

@@ -102,7 +102,7 @@ def by_posterior(
 def bayesian_network(plain: nn.Module, data: Data, settings: "Settings") -> mnvi.Sequential:
     """The network with posteriors, and the weights that the plain one had at first or has now."""
     options = {"posterior": POSTERIORS[settings.posterior], "prior": PRIORS[settings.prior]}
-    layers = partial(mnvi.MNLinear, **options), partial(mnvi.MNConv2d, **options)
+    layers = partial(mnvi.MNLinear, **options), partial(mnvi.MNConv2d, **options, estimator=settings.estimator)
     sizes = {"width": settings.width, "batch_norm": settings.batch_norm}
     weights = (plain if settings.start == "plain" else build_plain(data, settings)).state_dict()
     model = build(settings.model, data.shape, data.classes, *layers, **sizes).to(data.train_x.device)
