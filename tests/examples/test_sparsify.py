@@ -91,7 +91,7 @@ CHOICES = {
     "lenet5-both": "--model lenet5 --posterior mn+diagonal --prior group-ard --groups both --threshold 0.1",
     "vgg-both": "--model vgg --posterior mn+diagonal --prior ard --groups columns --threshold 0.1",
     "mlp-scaled": "--model mlp --posterior scaled --prior hierarchical --groups weights --noise 0.2 --start plain",
-    "cnn-scaled": "--model cnn --posterior scaled --prior channel-ard --groups rows --threshold 0.1 --estimator flipout",
+    "cnn-scaled": "--model cnn --posterior scaled --prior channel-ard --groups rows --threshold 1 --estimator flipout",
     "vgg-wide": "--model vgg --width 2 --batch-norm --posterior diagonal --prior hierarchical --threshold 0.1",
     "mlp-magnitude": "--model mlp --method magnitude --left 500",
     "cnn-magnitude": "--model cnn --method magnitude --left 3000 --groups rows --batch-norm --augment",
