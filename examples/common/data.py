@@ -33,8 +33,9 @@ class Data:
         return channels, height, width
 
     def to(self, device: torch.device) -> "Data":
-        """The same images and labels there."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in PARTS})
+        """The same images and labels there, the images in the layout in which convolutions are fastest."""
+        x = [each.to(device, memory_format=torch.channels_last) for each in (self.train_x, self.test_x)]
+        return replace(self, train_x=x[0], test_x=x[1], train_y=self.train_y.to(device), test_y=self.test_y.to(device))
 
 
 class Source(NamedTuple):
