@@ -63,7 +63,9 @@ class Settings:
     kl_weight: float = option(None, "of the KL (default: 0.1 for digits, which are few, else 1)", 1e-6)
     warmup: float = option(0.3, "share of the steps, at the start, in which the KL's weight rises to that", 0, 1)
     decay: float = option(0.5, "share of the steps, at the end, in which the rates fall to 0", 0, 1)
-    groups: Literal["weights", "rows", "columns", "both"] = option("weights", "what to prune; both: rows, then columns")
+    groups: Literal["weights", "rows", "columns", "taps", "both"] = option(
+        "weights", "what to prune; taps: input channels at one kernel position; both: rows, then columns"
+    )
     hold: float = option(
         0.5, "share of the epochs after which what can be pruned is held at zero; 1: prune at the end", 0, 1
     )

@@ -22,7 +22,7 @@ from ._models.tied_weights import refuse_tied
 from .layers import bayesian_layers, kinds
 from .layers.base import INITIAL_RATIO, build_parts, check_layer_arguments, initial_scale
 from .layers.norms import bayesian_norms, make_norm_bayesian
-from .module import disable_fast_path, kl
+from .module import disable_fast_path, frozen_sample, kl
 
 TIED = "a parameter cannot be drawn in one place and be another, or its mean, in the other"
 
@@ -120,16 +120,27 @@ def to_bayesian(
     return model
 
 
-def to_deterministic(model: nn.Module) -> nn.Module:
+def to_deterministic(model: nn.Module, *, sample: bool = False) -> nn.Module:
     """A copy of ``model`` with plain torch layers: each Bayesian layer's mean (masked where pruned) and bias.
 
     ``model`` itself keeps its posteriors. In eval mode both give the same outputs. A constrained mean stays
     constrained (:func:`mnvi.constrain`), unless its layer is pruned. What knows torch's layers by their types, such as
     ``torch.ao.quantization.quantize_dynamic``, finds them in the copy, and passes over Bayesian ones.
 
+    Args:
+        sample: take one joint draw of the weights in place of their means, that of :func:`mnvi.frozen_sample`; it is
+            not constrained. Several such copies are an ensemble for :func:`mnvi.predict`. Batch norms may then have
+            the statistics of each draw, which a model's running ones are not (Maddox et al., 2019, arXiv:1902.02476).
+
     Raises:
         TypeError: a subclass of a layer of this library, for which no plain layer is known.
         ValueError: the weight of a layer is made in a hook, as under ``torch.nn.utils.prune``.
+
+    Example:
+        >>> networks = [mnvi.to_deterministic(model, sample=True) for _ in range(32)]
+        >>> for network in networks:
+        ...     torch.optim.swa_utils.update_bn(loader, network)
+        >>> mnvi.predict(networks, x, num_samples=1).mean
     """
     for name, layer in bayesian_layers(model):
         if kinds.kind_of(layer) is None:
@@ -138,20 +149,37 @@ def to_deterministic(model: nn.Module) -> nn.Module:
             raise ValueError(f"the weight of layer {name!r} is made in a hook; call torch.nn.utils.prune.remove first")
         layer.settle_()
     plain = copy.deepcopy(model)
+    drawn = _draw(plain) if sample else []
     for _, layer in list(bayesian_layers(plain)):
         constrained, pruned, top = parametrize.is_parametrized(layer), layer.pruned != 0, type(layer)
         kind = kinds.plain_kind(layer) or layer.__dict__.pop("plain")
         layer._make_plain(_constrained(kind, top) if constrained else kind)
-        if parametrize.is_parametrized(layer, "weight") and pruned.any():
+        if parametrize.is_parametrized(layer, "weight") and (sample or pruned.any()):
             parametrize.remove_parametrizations(layer, "weight")
             layer.weight.data.masked_fill_(pruned, 0)
     for norm in list(bayesian_norms(plain)):
         norm.make_plain()
+    for module, name, value in drawn:
+        module.get_parameter(name).data.copy_(value)
     stop_checking(plain)
     for module in plain.modules():
         if isinstance(module.__dict__.get("kl"), partial) and module.__dict__["kl"].func is kl:
             del module.kl
     return plain
+
+
+@torch.no_grad()
+def _draw(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """(module, name of its parameter, value) of one joint draw of everything that has a posterior."""
+    drawn: list[tuple[nn.Module, str, Tensor]] = []
+    with frozen_sample(model):
+        for _, layer in bayesian_layers(model):
+            drawn.append((layer, "weight", layer.draw_weight()))
+            bias = layer.current_bias()
+            drawn += [] if bias is None or bias is layer.bias else [(layer, "bias", bias)]
+        for norm in bayesian_norms(model):
+            drawn += [(norm, *each) for each in norm.drawn().items()]
+    return drawn
 
 
 def _replace_class(layer: Any, prior: priors.Prior, posterior: posteriors.Posterior, estimator: str | None) -> None:

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 import mnvi
 from mnvi import MNConv2d, MNLinear, to_bayesian, to_deterministic
@@ -287,6 +288,32 @@ def test_back_to_torch_is_plain_and_a_copy():
         back[0].weight.zero_()
     assert model[0].weight.abs().sum() > 0
     assert converted(model) == {"0", "3.0", "4"}
+
+
+def test_a_sampled_copy_of_a_pruned_and_a_constrained_layer():
+    model = to_bayesian(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))).eval()
+    mnvi.constrain(model[0], "weight", mnvi.parametrizations.Cayley())
+    mnvi.sparsity.prune(model[1:], fraction=0.5)
+    torch.manual_seed(2)
+    drawn = to_deterministic(model, sample=True)
+    assert not parametrize.is_parametrized(drawn[0])
+    assert parametrize.is_parametrized(model[0])
+    assert torch.equal(drawn[1].weight == 0, model[1].pruned != 0)
+    torch.manual_seed(2)
+    with mnvi.frozen_sample(model):
+        assert_close(drawn(torch.eye(4)), model(torch.eye(4)))
+
+
+def test_draws_with_statistics_of_their_own_predict_together():
+    model = randomise(to_bayesian(convnet()), 0.3).eval()
+    networks = [to_deterministic(model, sample=True) for _ in range(4)]
+    for network in networks:
+        torch.optim.swa_utils.update_bn([IMAGES], network)
+        entering = network[0](IMAGES)
+        assert_close(network[1].running_mean, entering.mean((0, 2, 3)))
+        assert_close(network[1].running_var, entering.var((0, 2, 3)))
+    expected = torch.stack([network.eval()(IMAGES).softmax(-1) for network in networks]).mean(0)
+    assert_close(mnvi.predict(networks, IMAGES, num_samples=1).mean, expected)
 
 
 def test_back_to_torch_of_a_converted_part():

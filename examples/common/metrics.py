@@ -5,8 +5,10 @@ import time
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import mnvi
+from examples.common.batch_norms import draw, has_batch_norms
 
 CHUNK = 500  # images in memory at once
 
@@ -18,8 +20,14 @@ def probabilities(network: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([network(part).softmax(1) for part in x.split(CHUNK)])
 
 
-def sampled_probabilities(model: nn.Module, x: Tensor, num_samples: int) -> Tensor:
-    """Class probabilities (N, classes) averaged over draws of the weights."""
+def sampled_probabilities(model: nn.Module, x: Tensor, num_samples: int, images: Tensor) -> Tensor:
+    """Class probabilities (N, classes) averaged over draws of the weights.
+
+    Batch norms have the statistics of the training ``images`` under each draw.
+    """
+    if has_batch_norms(model):
+        draws = tqdm(range(num_samples), desc="draws")
+        return torch.stack([probabilities(draw(model, images), x) for _ in draws]).mean(0)
     parts = [mnvi.predict(model, part, num_samples, chunk_size=8) for part in x.split(CHUNK // 2)]
     return torch.cat([part.mean for part in parts])
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mnvi import bayesian_layers
 from mnvi.sparsity import Thresholds, find_thresholds, prune, report, signal_to_noise
 
-GROUPS = {"weights": ("weights",), "rows": ("rows",), "columns": ("columns",), "both": ("rows", "columns")}
+KINDS = "weights", "rows", "columns", "taps"
+GROUPS = {**{kind: (kind,) for kind in KINDS}, "both": ("rows", "columns")}
 THRESHOLDS = [0.002 * 1.2**k for k in range(50)]  # to 15; of the history
 
 
@@ -39,7 +40,7 @@ def weights_left(model: nn.Module) -> dict[str, list[int]]:
     layers = [layer for _, layer in bayesian_layers(model)]
     counts = {groups: torch.zeros(len(THRESHOLDS)) for groups in GROUPS}
     for layer in layers:
-        share = {kind: _share_left(signal_to_noise(layer, kind)) for kind in ("weights", "rows", "columns")}
+        share = {kind: _share_left(signal_to_noise(layer, kind)) for kind in KINDS}
         if layer is layers[-1]:
             share["rows"] = torch.ones(len(THRESHOLDS))
         for groups, kinds in GROUPS.items():

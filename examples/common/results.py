@@ -67,7 +67,7 @@ def measure(run: Run, data: Data, samples: int) -> dict:
     stages, x, y = run.stages, data.test_x, data.test_y
     probs = {name: metrics.probabilities(network, x) for name, network in stages.items()}
     if "mean weights" in stages:
-        probs["sampled"] = metrics.sampled_probabilities(stages["mean weights"], x, samples)
+        probs["sampled"] = metrics.sampled_probabilities(stages["mean weights"], x, samples, data.train_x)
     ends = {"plain": stages["plain network"], "compacted": list(stages.values())[-1]}
     ends, shown = {name: copy.deepcopy(network).cpu() for name, network in ends.items()}, x[:128].cpu()
     return {

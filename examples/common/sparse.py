@@ -17,11 +17,13 @@ import mnvi
 from examples.baselines.magnitude import Magnitude
 from examples.common import checkpoints, results
 from examples.common.augmentation import transform
+from examples.common.batch_norms import use_mean_statistics_
 from examples.common.data import Data
 from examples.common.epochs import Batches, Tally, cross_entropy, fall, shuffled, train_epochs
 from examples.common.networks import build
 from examples.common.plain import Plan, train_plain, zeros_kept
 from examples.common.pruning import pruned, search
+from mnvi.sparsity import Thresholds
 
 if TYPE_CHECKING:
     from examples.sparsify import Settings
@@ -88,10 +90,12 @@ def by_posterior(
     """A Bayesian network, pruned as far as held-out images allow, compacted and trained a little more."""
     model = bayesian_network(plain, data, settings)
     progress = train_bayesian(model, data, held, settings, folder / "checkpoint.pt")
+    use_mean_statistics_(model, data.train_x)
     threshold = settings.threshold
     if threshold is None:
         threshold = search(model, settings.groups, held, settings.tolerance)
     sparse = pruned(model, settings.groups, threshold)
+    use_mean_statistics_(sparse, data.train_x)
     small = mnvi.sparsity.compact(sparse)
     stages = {"plain network": plain, "mean weights": model, "pruned": sparse, "compacted": small}
     if settings.finetune:
@@ -128,10 +132,13 @@ def train_bayesian(
 
     middle, holds = round(settings.hold * settings.epochs), []
 
+    def allowed(tolerance: float) -> Thresholds:
+        use_mean_statistics_(model, data.train_x)
+        return search(model, settings.groups, held, tolerance)
+
     def epoch(i: int, batches: Batches, bar: tqdm) -> dict:
         if i >= middle and not holds:  # after a kill what is zero is held again
-            found = search(model, settings.groups, held, settings.hold_tolerance) if i == middle else None
-            holds.append(mnvi.sparsity.hold(model, found))
+            holds.append(mnvi.sparsity.hold(model, allowed(settings.hold_tolerance) if i == middle else None))
         model.train()
         tally = Tally(bar)
         for batch in batches:

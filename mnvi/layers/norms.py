@@ -49,7 +49,7 @@ class BayesianNorm(nn.Module):
             return super().forward(*args, **kwargs)
         own = vars(self)  # what lies here is found before the parameters; a replica of DataParallel has its own here
         before = {name: own[name] for name in posteriors if name in own}
-        drawn = {name: posterior(getattr(self, name)) for name, posterior in posteriors.items()}
+        drawn = self.drawn()
         try:
             own.update(drawn)
             return super().forward(*args, **kwargs)
@@ -57,6 +57,10 @@ class BayesianNorm(nn.Module):
             for name in drawn:
                 own.pop(name)
             own.update(before)
+
+    def drawn(self) -> dict[str, Tensor]:
+        """The weight and the bias of one use, those that have a posterior."""
+        return {name: posterior(getattr(self, name)) for name, posterior in self._posteriors().items()}
 
     def _posteriors(self) -> dict[str, VectorPosterior]:
         parts: dict[str, Any] = self._modules

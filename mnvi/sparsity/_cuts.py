@@ -1,4 +1,4 @@
-"""Cuts: what can be dropped of a layer, its weights, rows or columns, each with a score."""
+"""Cuts: what can be dropped of a layer, its weights, rows, columns or taps, each with a score."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from .._checks import one_of
 from .._models.tied_weights import refuse_tied
 from ..layers import BayesianLayer, bayesian_layers
-from ._unit_axes import GROUPS, over_weights, unit_axis
+from ._unit_axes import GROUPS, inner_axes, over_weights
 
 Score = Callable[[BayesianLayer, str], Tensor]
 
 
 class Cut(NamedTuple):
-    """The weights, rows or columns (``groups``) of one layer; their scores are −∞ for what is pruned already."""
+    """The weights, rows, columns or taps (``groups``) of one layer; their scores are −∞ for what is pruned already."""
 
     name: str
     layer: BayesianLayer
@@ -28,10 +28,10 @@ class Cut(NamedTuple):
         return self.weights_of(self.scores < threshold)
 
     def weights_of(self, drop: Tensor) -> Tensor:
-        """The weights of the dropped weights, rows or columns."""
+        """The weights of what is dropped."""
         if self.groups == "weights":
             return drop
-        return over_weights(drop, self.layer.weight, unit_axis(self.layer, self.groups))
+        return over_weights(drop, self.layer.weight, inner_axes(self.layer, self.groups))
 
 
 def kinds_of(groups: str | Sequence[str]) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def _checked_scores(name: str, layer: BayesianLayer, groups: str, score: Score) 
     """The layer's scores, −∞ for what is pruned already."""
     alive = layer.pruned == 0
     if groups != "weights":
-        alive = alive.movedim(unit_axis(layer, groups), 0).flatten(1).any(1)
+        alive = alive.any(inner_axes(layer, groups))
     scores = score(layer, groups)
     if scores.shape != alive.shape:
         expected, got = tuple(alive.shape), tuple(scores.shape)

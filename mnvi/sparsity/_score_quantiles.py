@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from ..layers import BayesianLayer
-from ._unit_axes import GROUPS, unit_axis, units_in_use
+from ._unit_axes import unit_axis, units_in_use
 from .scores import signal_to_noise
 
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 Quantiles = tuple[float, ...]
+GROUPS = ("weights", "rows", "columns")
 
 
 def scores_left(layer: BayesianLayer) -> dict[str, Tensor]:

@@ -1,11 +1,12 @@
-"""Rows and columns of a layer, as axes of its weight tensor, for Bayesian and plain torch layers alike."""
+"""Rows, columns and taps of a layer, as axes of its weight tensor, for Bayesian and plain torch layers alike."""
 
 from torch import Tensor, nn
 
 from ..layers import BayesianLayer
 from ..layers.kinds import kind_of
 
-GROUPS = ("weights", "rows", "columns")
+UNITS = ("rows", "columns", "taps")
+GROUPS = ("weights", *UNITS)
 
 
 def mean_weight(layer: nn.Module) -> Tensor:
@@ -28,9 +29,11 @@ def unit_axis(layer: nn.Module, groups: str) -> int:
     return outputs if groups == "rows" else 1 - outputs
 
 
-def other_axes(weight: Tensor, axis: int) -> tuple[int, ...]:
-    """All axes of ``weight`` but ``axis``: what a unit is reduced over."""
-    return tuple(dim for dim in range(weight.dim()) if dim != axis)
+def inner_axes(layer: nn.Module, groups: str) -> tuple[int, ...]:
+    """The axes of ``layer.weight`` within one row, column or tap: what a unit is reduced over."""
+    if groups == "taps":
+        return (unit_axis(layer, "rows"),)
+    return tuple(dim for dim in range(layer.weight.dim()) if dim != unit_axis(layer, groups))  # type: ignore[operator]
 
 
 def units_in_use(weight: Tensor, axis: int) -> Tensor:
@@ -38,6 +41,6 @@ def units_in_use(weight: Tensor, axis: int) -> Tensor:
     return (weight != 0).movedim(axis, 0).flatten(1).any(1)
 
 
-def over_weights(units: Tensor, weight: Tensor, axis: int) -> Tensor:
-    """One value a unit, spread over ``weight``'s shape."""
-    return units.view([-1 if dim == axis else 1 for dim in range(weight.dim())]).expand_as(weight)
+def over_weights(units: Tensor, weight: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """One value a unit, spread over ``weight``'s shape; ``axes`` are those within a unit."""
+    return units.view([1 if dim in axes else size for dim, size in enumerate(weight.shape)]).expand_as(weight)

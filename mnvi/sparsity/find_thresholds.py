@@ -49,7 +49,7 @@ def find_thresholds(
         measure: ``"error"``, the percentage of wrong classes; ``"nll"``, the mean negative log-likelihood in nats per
             example. ``None``: the error of classes (Categorical, Bernoulli), else the NLL.
         likelihood: an object of :mod:`mnvi.likelihoods`, or the short name of one without parameters.
-        groups: ``"weights"``, ``"rows"``, ``"columns"``, or several of them.
+        groups: ``"weights"``, ``"rows"``, ``"columns"``, ``"taps"``, or several of them.
         score, skip: as for :func:`prune`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pruning: the weights, rows or columns that score lowest are dropped by masking them."""
+"""Pruning: the weights, rows, columns or taps that score lowest are dropped by masking them."""
 
 import math
 import warnings
@@ -33,7 +33,7 @@ def prune(
     score: Score = signal_to_noise,
     skip: Iterable[str] = (),
 ) -> nn.Module:
-    """Mask the lowest-scoring weights, rows or columns of the model's Bayesian layers in place; return the model.
+    """Mask the lowest-scoring weights, rows, columns or taps of the model's Bayesian layers in place; return the model.
 
     Give held-out ``data``, and nothing is to be guessed: as much is dropped as costs no more than ``loss`` there. The
     whole recipe is to train, ``prune(model, data=…)``, ``compact``, and to train the compact plain network for a few
@@ -47,7 +47,7 @@ def prune(
     Args:
         threshold: drop what scores below it; finite, ≥ 0. Or what :func:`find_thresholds` found, with its groups and
             its score.
-        fraction: drop this share, 0 ≤ f < 1, of all weights (or rows, or columns) of all layers that are not skipped,
+        fraction: drop this share, 0 ≤ f < 1, of all weights (rows, columns, taps) of all layers that are not skipped,
             the ⌊f·count⌋ lowest scores; what is pruned already counts as lowest.
         data: drop what :func:`find_thresholds` finds on these examples, which the training has not seen: a pair (x, y)
             of tensors, a Dataset or a DataLoader. A warning tells where that is nothing, or leaves nothing of a layer,
@@ -58,8 +58,9 @@ def prune(
             example. ``None``: by its standard error.
         measure: with ``data``, ``"error"`` or ``"nll"``; ``None``: the error of classes, else the NLL.
         likelihood: with ``data``, that of the targets.
-        groups: ``"weights"``, ``"rows"`` (output units, channels), ``"columns"`` (input units, channels), or several of
-            these, as ``("rows", "columns")``. All scores are taken before anything is dropped.
+        groups: ``"weights"``, ``"rows"`` (output units, channels), ``"columns"`` (input units, channels), ``"taps"``
+            (input channels at one position of the kernel), or several of these, as ``("rows", "columns")``. All scores
+            are taken before anything is dropped.
         score: ``score(layer, groups)``, see :mod:`mnvi.sparsity.scores`.
         skip: qualified names (``"classifier.2"``) left alone, with all that is below them. With ``data`` the rows of
             the layer that is called last, the model's outputs, stay of themselves.

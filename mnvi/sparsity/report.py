@@ -13,12 +13,12 @@ from ..layers.kinds import kind_of
 from ._compact_sizes import CompactSizes, compact_sizes
 from ._report_table import table
 from ._score_quantiles import Quantiles, finite_quantiles, score_quantiles, scores_left
-from ._unit_axes import mean_weight, unit_axis, units_in_use
+from ._unit_axes import UNITS, inner_axes, mean_weight
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """The counts of one layer; a row or column is left if any weight in it is not zero. Biases are not counted.
+    """The counts of one layer; a row, column or tap is left if any weight in it is not zero. Biases are not counted.
 
     ``compact`` is the rows, columns and parameters (biases too) that :func:`compact` leaves of it, None where that is
     not possible. ``scores`` is as that of :class:`Report`, for this layer.
@@ -31,6 +31,8 @@ class LayerReport:
     rows_left: int
     columns: int
     columns_left: int
+    taps: int = field(default=0, compare=False)
+    taps_left: int = field(default=0, compare=False)
     compact: tuple[int, int, int] | None = field(default=None, compare=False)
     scores: Mapping[str, Quantiles] = field(default_factory=dict, compare=False)
 
@@ -71,7 +73,7 @@ class Report:
     @property
     def total(self) -> LayerReport:
         """All layers together."""
-        names = ("weights", "left", "rows", "rows_left", "columns", "columns_left")
+        names = ("weights", "left", *(f"{unit}{left}" for unit in UNITS for left in ("", "_left")))
         counts: dict[str, Any] = {name: sum(getattr(layer, name) for layer in self.layers) for name in names}
         return LayerReport("total", **counts)
 
@@ -110,8 +112,9 @@ class Report:
 def report(model: nn.Module) -> Report:
     """Count the weights of the model's linear and convolutional layers, Bayesian or plain, that are not zero.
 
-    Rows are output units or channels, columns input units or channels (see :mod:`mnvi.sparsity.scores`). A shared layer
-    counts once. What :func:`compact` would leave is found by compacting a copy.
+    Rows are output units or channels, columns input units or channels, taps these at one kernel position (see
+    :mod:`mnvi.sparsity.scores`). A shared layer counts once. What :func:`compact` would leave is found by compacting a
+    copy.
 
     Raises:
         ValueError: the model has no such layer.
@@ -136,9 +139,9 @@ def report(model: nn.Module) -> Report:
 def _count(name: str, layer: nn.Module, sizes: CompactSizes, scores: Mapping[str, Tensor]) -> LayerReport:
     weight = mean_weight(layer)
     counts: dict[str, Any] = {}
-    for groups in ("rows", "columns"):
-        in_use = units_in_use(weight, unit_axis(layer, groups))
-        counts |= {groups: len(in_use), f"{groups}_left": int(in_use.sum())}
+    for groups in UNITS:
+        in_use = (weight != 0).any(inner_axes(layer, groups))
+        counts |= {groups: in_use.numel(), f"{groups}_left": int(in_use.sum())}
     own: dict[str, Any] = {"compact": sizes.layers.get(name), "scores": score_quantiles(scores)}
     return LayerReport(name, weight.numel(), int(weight.count_nonzero()), **counts, **own)
 

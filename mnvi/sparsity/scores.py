@@ -1,8 +1,9 @@
 """Scores: how much a weight, a row or a column of a Bayesian layer matters; the lowest scores are pruned first.
 
 A score is any callable ``score(layer, groups)`` that returns a number for each weight, in weight's shape, for
-``groups="weights"`` and one for each unit, (rows,) or (columns,), otherwise. Rows are output units or channels, columns
-input units or channels with all their kernel positions. In a transposed convolution, whose weight is
+``groups="weights"`` and one for each unit, (rows,), (columns,) or (columns, *kernel), otherwise. Rows are output units
+or channels, columns input units or channels with all their kernel positions, taps input channels at one kernel position
+(in a linear layer the same as columns). In a transposed convolution, whose weight is
 (in, out/groups, *kernel), rows are still outputs. In a grouped convolution a column (transposed: a row) is the j-th
 channel of every group together.
 """
@@ -13,21 +14,21 @@ from torch import Tensor
 from .._checks import one_of
 from ..layers import BayesianLayer
 from ..priors.group_ard import GroupARDPrior
-from ._unit_axes import GROUPS, other_axes, unit_axis
+from ._unit_axes import GROUPS, UNITS, inner_axes
 
 
 @torch.no_grad()
 def signal_to_noise(layer: BayesianLayer, groups: str = "weights") -> Tensor:
-    """|M|/√Var for each weight, √(Σ τγ·M² / Σ τγ·Var) over each row or column; M is 0 where pruned.
+    """|M|/√Var for each weight, √(Σ τγ·M² / Σ τγ·Var) over each row, column or tap; M is 0 where pruned.
 
     τ_i, γ_j are the layer's group-ARD precisions (as of its last ``kl()``), 1 with any other prior: each weight is
     measured by the scale that its prior gives it. Scaling the whole layer changes no score.
 
     Args:
         layer: a Bayesian layer.
-        groups: ``"weights"``, ``"rows"`` or ``"columns"``.
+        groups: ``"weights"``, ``"rows"``, ``"columns"`` or ``"taps"``.
 
-    Returns: weight's shape, (rows,) or (columns,). Infinite where a variance has underflowed to 0.
+    Returns: weight's shape, (rows,), (columns,) or (columns, *kernel). Infinite where a variance has underflowed to 0.
 
     Raises:
         ValueError: ``groups`` is none of these.
@@ -39,7 +40,7 @@ def signal_to_noise(layer: BayesianLayer, groups: str = "weights") -> Tensor:
     mean = layer.mean_weight().to(variance.dtype)
     if groups == "weights":
         return mean.abs() / variance.sqrt()
-    axes = other_axes(mean, unit_axis(layer, groups))
+    axes = inner_axes(layer, groups)
     log_precision = _log_precision(layer)
     # A factor common to a unit cancels: with the largest at 1 neither sum overflows or vanishes.
     precision = (log_precision - log_precision.amax(axes, keepdim=True)).exp()
@@ -48,25 +49,24 @@ def signal_to_noise(layer: BayesianLayer, groups: str = "weights") -> Tensor:
 
 @torch.no_grad()
 def prior_scale(layer: BayesianLayer, groups: str) -> Tensor:
-    """√(mean of 1/(τγ)) over each row or column, divided by the layer's largest, so in [0, 1]; τ, γ as above.
+    """√(mean of 1/(τγ)) over each row, column or tap, divided by the layer's largest, so in [0, 1]; τ, γ as above.
 
     The prior standard deviation that the data left to a unit; it goes to 0 for a unit that is not needed. It uses the
     precisions of the layer's last ``kl()``; before the first one all scores are 1.
 
     Args:
         layer: a Bayesian layer with prior :class:`mnvi.priors.GroupARD`.
-        groups: ``"rows"`` or ``"columns"``.
+        groups: ``"rows"``, ``"columns"`` or ``"taps"``.
 
     Raises:
         ValueError: another prior or another ``groups``.
     """
-    one_of("groups", groups, GROUPS[1:])
+    one_of("groups", groups, UNITS)
     if not isinstance(layer.prior, GroupARDPrior):
         raise ValueError(f"prior_scale needs a layer with prior GroupARD(), got {type(layer.prior).__name__}")
-    axis = unit_axis(layer, groups)
     log_variance = -_log_precision(layer)
     # A unit's mean variance differs from its sum by the same factor in every unit of the layer.
-    log_sum = log_variance.logsumexp(other_axes(log_variance, axis))
+    log_sum = log_variance.logsumexp(inner_axes(layer, groups))
     return (0.5 * (log_sum - log_sum.max())).exp()
 
 

@@ -89,7 +89,7 @@ CHOICES = {
     "vgg-diagonal": "--model vgg --posterior diagonal --prior normal --groups weights --threshold 1",
     "mlp-both": "--model mlp --posterior mn+diagonal --prior normal --groups rows",
     "lenet5-both": "--model lenet5 --posterior mn+diagonal --prior group-ard --groups both --threshold 0.1",
-    "vgg-both": "--model vgg --posterior mn+diagonal --prior ard --groups columns --threshold 0.1",
+    "vgg-both": "--model vgg --posterior mn+diagonal --prior ard --groups taps --threshold 0.1",
     "mlp-scaled": "--model mlp --posterior scaled --prior hierarchical --groups weights --noise 0.2 --start plain",
     "cnn-scaled": "--model cnn --posterior scaled --prior channel-ard --groups rows --threshold 1 --estimator flipout",
     "vgg-wide": "--model vgg --width 2 --batch-norm --posterior diagonal --prior hierarchical --threshold 0.1",

@@ -234,6 +234,23 @@ def test_it_goes_back_to_torch():
     assert model[1].kl() > 0
 
 
+def test_a_sampled_copy_is_the_function_of_a_frozen_sample():
+    plain = convnet()
+    types, state = [type(each) for each in plain.modules()], set(plain.state_dict())
+    model = randomise(to_bayesian(plain, bias_posterior=True), 0.3).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(1)
+    copies = [to_deterministic(model, sample=True) for _ in range(2)]
+    assert [type(each) for each in copies[0].modules()] == types
+    assert set(copies[0].state_dict()) == state
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    torch.manual_seed(1)
+    for drawn in copies:
+        with mnvi.frozen_sample(model):
+            assert_close(drawn(IMAGES), model(IMAGES))
+    assert (copies[0](IMAGES) - copies[1](IMAGES)).abs().max() > 0.01
+
+
 def test_compaction_takes_the_means():
     plain = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
     model = mnvi.sparsity.prune(to_bayesian(plain, bias_posterior=True), fraction=0.5, groups="rows", skip="3").eval()

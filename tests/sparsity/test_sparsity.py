@@ -104,8 +104,10 @@ def test_units_of_every_layout(layer, rows, columns):
     assert signal_to_noise(layer, "rows").shape == (rows,)
     assert signal_to_noise(layer, "columns").shape == (columns,)
     prune(layer, fraction=0.5, groups="rows")
+    taps = (columns, *layer.weight.shape[2:])
+    assert signal_to_noise(layer, "taps").shape == taps
     counts = report(layer).layers[0]
-    assert (counts.rows, counts.columns) == (rows, columns)
+    assert (counts.rows, counts.columns, counts.taps) == (rows, columns, math.prod(taps))
     assert counts.rows_left == rows - rows // 2
 
 
@@ -118,6 +120,18 @@ def test_a_column_of_a_convolution_is_a_channel_with_all_its_positions():
     prune(transposed, fraction=0.5, groups="rows")
     assert transposed.pruned[:, 1].eq(1).all()
     assert transposed.pruned[:, 0].eq(0).all()
+
+
+def test_a_tap_is_a_channel_at_one_position():
+    layer = set_weight(conv(1, 2, 2, 2), [[[1.0, 2.0], [0.0, 3.0]], [[3.0, 0.0], [0.1, 0.0]]])
+    variance, square = layer.variance().detach(), layer.weight.detach().square()
+    torch.testing.assert_close(signal_to_noise(layer, "taps"), (square.sum(0) / variance.sum(0)).sqrt())
+    prune(layer, threshold=1.5, groups="taps", score=lambda each, groups: each.weight.detach().abs().amax(0))
+    assert layer.weight.tolist() == [[[1.0, 2.0], [0.0, 3.0]], [[3.0, 0.0], [0.0, 0.0]]]
+    assert (report(layer).total.taps, report(layer).total.taps_left, report(layer).total.columns_left) == (4, 3, 2)
+    transposed = set_weight(conv(1, 2, 2, 2, transposed=True), [[[9.0, 1.0], [2.0, 1.0]], [[0.0, 4.0], [0.0, 5.0]]])
+    prune(transposed, fraction=0.5, groups="taps", score=lambda each, groups: each.weight.detach().abs().amax(1))
+    assert transposed.weight.tolist() == [[[9.0, 0.0], [2.0, 0.0]], [[0.0, 4.0], [0.0, 5.0]]]
 
 
 def test_prior_scale_is_relative_to_the_largest_group():
