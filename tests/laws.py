@@ -38,8 +38,9 @@ def build(family, shape=(4, 6), std=0.5):
 def dense_covariance(posterior):
     """Cov of the row-major flattened deviation, from the dense factors of its parts."""
     if hasattr(posterior, "matrix_normal") and hasattr(posterior, "log_scale"):
-        scale = posterior.log_scale.exp().flatten()
-        return scale.unsqueeze(-1) * dense_covariance(posterior.matrix_normal) * scale
+        covariance = dense_covariance(posterior.matrix_normal)
+        scale = posterior.log_scale.exp().flatten() / covariance.diagonal().sqrt()
+        return scale.unsqueeze(-1) * covariance * scale
     if hasattr(posterior, "matrix_normal"):
         return dense_covariance(posterior.matrix_normal) + dense_covariance(posterior.diagonal)
     if hasattr(posterior, "log_scale"):
