@@ -44,7 +44,9 @@ class Settings:
     noise: float = option(None, "of training images, in standard deviations (default: 0.3 for digits, else none)", 0)
     method: Literal["bayes", "magnitude"] = option("bayes", "how to prune")
     left: int | None = option(None, "weights that --method magnitude leaves", 1)
-    posterior: Literal["mn", "diagonal", "mn+diagonal", "scaled"] = option("mn", "family of the weights' posterior")
+    posterior: Literal["mn", "diagonal", "mn+diagonal", "scaled", "corrected"] = option(
+        "mn", "family of the weights' posterior"
+    )
     prior: Literal["normal", "ard", "group-ard", "channel-ard", "hierarchical"] = option(
         "ard",
         "prior; normal fits one scale to each layer, channel-ard has one precision for a channel's kernel positions, "

@@ -38,6 +38,11 @@ WEIGHT_FAMILIES = {
     f"ScaledMatrixNormal-{rows}-{columns}": posteriors.ScaledMatrixNormal(FACTORS[rows], FACTORS[columns])
     for rows, columns in (("dense", "dense"), ("dense", "low-rank"), ("identity", "dense"), ("blocks", "kronecker"))
 }
+SQUARE = ("dense", "diagonal", "blocks", "kronecker", "kronecker-identity", "identity")
+FAMILIES |= {
+    f"CorrectedMatrixNormal-{rows}-{columns}": posteriors.CorrectedMatrixNormal(FACTORS[rows], FACTORS[columns])
+    for rows, columns in [*((each, each) for each in SQUARE), ("identity", "dense"), ("dense", "kronecker")]
+}
 # A few families that stand for all of them, where a test is about what is built on top.
 SOME_FAMILIES = {
     "diagonal": posteriors.Diagonal(),
@@ -46,6 +51,7 @@ SOME_FAMILIES = {
     "blocks-identity": posteriors.MatrixNormal(BlockDiagonal(3), Identity()),
     "dense-plus-diagonal": posteriors.MatrixNormalPlusDiagonal(ratio=1.0),
     "scaled": posteriors.ScaledMatrixNormal(),
+    "corrected": posteriors.CorrectedMatrixNormal(BlockDiagonal(3), Dense()),
 }
 # A prior whose density is fixed, with the distribution of a weight under it: a new one is one row here.
 DENSITIES = {

@@ -37,6 +37,10 @@ def build(family, shape=(4, 6), std=0.5):
 
 def dense_covariance(posterior):
     """Cov of the row-major flattened deviation, from the dense factors of its parts."""
+    if type(posterior).__name__.startswith("Corrected"):
+        factor = torch.kron(posterior.matrix_normal.row.scale_tril(), posterior.matrix_normal.column.scale_tril())
+        factor = factor / factor.diagonal() * posterior.log_scale.exp().flatten()
+        return factor @ factor.mT
     if hasattr(posterior, "matrix_normal") and hasattr(posterior, "log_scale"):
         covariance = dense_covariance(posterior.matrix_normal)
         scale = posterior.log_scale.exp().flatten() / covariance.diagonal().sqrt()

@@ -137,6 +137,7 @@ def write(folder: Path, result: dict, stages: dict[str, nn.Module]) -> None:
 NAMES = {
     **{"mlp": "MLP", "cnn": "CNN", "lenet5": "LeNet-5", "vgg": "VGG-like"},
     **{"mn": "matrix-normal", "mn+diagonal": "matrix-normal + diagonal", "scaled": "scaled matrix-normal"},
+    "corrected": "corrected matrix-normal",
     **{"ard": "ARD", "group-ard": "group-ARD", "channel-ard": "channel-ARD"},
 }
 

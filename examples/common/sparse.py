@@ -33,6 +33,7 @@ POSTERIORS = {
     "diagonal": mnvi.posteriors.Diagonal(),
     "mn+diagonal": mnvi.posteriors.MatrixNormalPlusDiagonal(),
     "scaled": mnvi.posteriors.ScaledMatrixNormal(),
+    "corrected": mnvi.posteriors.CorrectedMatrixNormal(),
 }
 PRIORS = {
     "normal": mnvi.priors.Normal(None),

@@ -12,7 +12,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from examples.common.plots import PLAIN
 from examples.common.results import NAMES
 
-COLORS = {"diagonal": "#c23b22", "mn": "#1f5fa8", "mn+diagonal": "#2a8a4a", "scaled": "#8a4fb0", "magnitude": "#d08a00"}
+COLORS = {"diagonal": "#c23b22", "mn": "#1f5fa8", "mn+diagonal": "#2a8a4a", "scaled": "#8a4fb0"}
+COLORS |= {"corrected": "#0f8f8f", "magnitude": "#d08a00"}
 MARKERS = {"normal": "v", "ard": "o", "group-ard": "s", "channel-ard": "P", "hierarchical": "D", "magnitude": "X"}
 
 

@@ -9,8 +9,9 @@ here: the docstring of `divergences` lists them.
 """
 
 from . import divergences
+from .corrected_matrix_normal import CorrectedMatrixNormal
 from .matrix_normal import MatrixNormal
 from .matrix_normal_plus_diagonal import MatrixNormalPlusDiagonal
 from .scaled_matrix_normal import ScaledMatrixNormal
 
-__all__ = ["MatrixNormal", "MatrixNormalPlusDiagonal", "ScaledMatrixNormal", "divergences"]
+__all__ = ["CorrectedMatrixNormal", "MatrixNormal", "MatrixNormalPlusDiagonal", "ScaledMatrixNormal", "divergences"]

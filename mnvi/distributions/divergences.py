@@ -1,6 +1,6 @@
 """Kullback-Leibler divergences between normal distributions of matrices, registered with `torch.distributions`.
 
-Every pair in which q or r is a `MatrixNormal` or `MatrixNormalPlusDiagonal` and the other one of these, an
+Every pair in which q or r is a distribution of this package and the other one of these, an
 `Independent(Normal, 2)`, or a `MultivariateNormal` or `LowRankMultivariateNormal` of the row-major `W.flatten()`, of
 event shape (n·p,). With H the entropy and M_q, Σ_q the moments of q,
 
@@ -8,7 +8,7 @@ event shape (n·p,). With H the entropy and M_q, Σ_q the moments of q,
 
 in nats, of the batches' broadcast shape, differentiable in both. An np×np matrix is made only where
 
-- q or r is a `MatrixNormalPlusDiagonal`, whose determinant needs it: O((np)³), but for the traces of q;
+- q or r is another one than `MatrixNormal`: O((np)³), but for the traces of a `MatrixNormalPlusDiagonal` q;
 - r is a `MultivariateNormal`, which has one itself: O((np)³); where q is, the trace costs O((np)²(n + p)).
 
 Raises ValueError where the shapes do not fit, NotImplementedError for an `Independent` of another kind.
@@ -32,6 +32,7 @@ from torch.distributions.kl import register_kl
 from .._torch.autocast import full_precision
 from ..linalg.solve import inverse_diagonal
 from .base import KroneckerNormal, product, triangular_solve
+from .corrected_matrix_normal import CorrectedMatrixNormal
 from .matrix_normal import MatrixNormal
 from .matrix_normal_plus_diagonal import MatrixNormalPlusDiagonal
 from .scaled_matrix_normal import ScaledMatrixNormal
@@ -54,6 +55,7 @@ def _kl_matrix_normal_independent(q: MatrixNormal, r: Independent) -> Tensor:
     return (0.5 * (ratio - 1) + scale.log()).sum((-2, -1)) - q._half_log_det()
 
 
+@register_kl(CorrectedMatrixNormal, Independent)
 @register_kl(ScaledMatrixNormal, Independent)
 @register_kl(MatrixNormalPlusDiagonal, Independent)
 def _kl_to_independent(q: KroneckerNormal, r: Independent) -> Tensor:
@@ -110,16 +112,6 @@ def _kl_to_low_rank(q: KroneckerNormal, r: LowRankMultivariateNormal) -> Tensor:
 @register_kl(MatrixNormal, MatrixNormalPlusDiagonal)
 @register_kl(MatrixNormalPlusDiagonal, MultivariateNormal)
 @register_kl(MatrixNormalPlusDiagonal, MatrixNormalPlusDiagonal)
-@register_kl(ScaledMatrixNormal, ScaledMatrixNormal)
-@register_kl(ScaledMatrixNormal, MatrixNormal)
-@register_kl(ScaledMatrixNormal, MatrixNormalPlusDiagonal)
-@register_kl(ScaledMatrixNormal, MultivariateNormal)
-@register_kl(ScaledMatrixNormal, LowRankMultivariateNormal)
-@register_kl(MatrixNormal, ScaledMatrixNormal)
-@register_kl(MatrixNormalPlusDiagonal, ScaledMatrixNormal)
-@register_kl(MultivariateNormal, ScaledMatrixNormal)
-@register_kl(LowRankMultivariateNormal, ScaledMatrixNormal)
-@register_kl(Independent, ScaledMatrixNormal)
 @register_kl(Independent, MatrixNormalPlusDiagonal)
 @register_kl(MultivariateNormal, MatrixNormalPlusDiagonal)
 @register_kl(LowRankMultivariateNormal, MatrixNormalPlusDiagonal)
@@ -130,6 +122,15 @@ def _kl_dense(q: Distribution, r: Distribution) -> Tensor:
     _check_shapes(q, r)
     with full_precision(q.mean):
         return kl_divergence(_flat(q), _flat(r))
+
+
+for one in (CorrectedMatrixNormal, ScaledMatrixNormal):
+    for other in (MatrixNormal, MatrixNormalPlusDiagonal, MultivariateNormal, LowRankMultivariateNormal):
+        register_kl(one, other)(_kl_dense)
+        register_kl(other, one)(_kl_dense)
+    register_kl(Independent, one)(_kl_dense)
+    for other in (CorrectedMatrixNormal, ScaledMatrixNormal):
+        register_kl(one, other)(_kl_dense)
 
 
 def _kl(q: Distribution, r: Distribution, trace: Callable[[], Tensor]) -> Tensor:
@@ -172,7 +173,7 @@ def _entries(d: Independent) -> tuple[Tensor, Tensor]:
 
 def _flat(d: Distribution) -> MultivariateNormal | LowRankMultivariateNormal:
     """The distribution of the row-major flattened matrix."""
-    if isinstance(d, (MatrixNormal, MatrixNormalPlusDiagonal, ScaledMatrixNormal)):
+    if isinstance(d, (MatrixNormal, MatrixNormalPlusDiagonal, ScaledMatrixNormal, CorrectedMatrixNormal)):
         return d.to_multivariate_normal()
     if isinstance(d, Independent):
         factor = torch.diag_embed(d.base_dist.stddev.flatten(-2))

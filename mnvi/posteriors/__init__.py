@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from .._deprecation import renamed
 from .base import Posterior, PosteriorSpec
 from .by_size import BySize
+from .corrected_matrix_normal import CorrectedMatrixNormal
 from .diagonal import Diagonal
 from .matrix_normal import MatrixNormal
 from .matrix_normal_plus_diagonal import MatrixNormalPlusDiagonal
@@ -12,6 +13,7 @@ from .scaled_matrix_normal import ScaledMatrixNormal
 
 __all__ = [
     "BySize",
+    "CorrectedMatrixNormal",
     "Diagonal",
     "MatrixNormal",
     "MatrixNormalPlusDiagonal",

@@ -19,11 +19,13 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from mnvi.distributions import MatrixNormal, MatrixNormalPlusDiagonal, ScaledMatrixNormal
+from mnvi.distributions import CorrectedMatrixNormal, MatrixNormal, MatrixNormalPlusDiagonal, ScaledMatrixNormal
 
 N, P = 2, 3
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
-FAMILIES = pytest.mark.parametrize("family", [MatrixNormal, MatrixNormalPlusDiagonal, ScaledMatrixNormal])
+FAMILIES = pytest.mark.parametrize(
+    "family", [MatrixNormal, MatrixNormalPlusDiagonal, ScaledMatrixNormal, CorrectedMatrixNormal]
+)
 
 
 def generator(seed=0):
@@ -60,6 +62,8 @@ def dense(d):
         return MultivariateNormal(d.loc.flatten(), scale_tril=factor)
     if isinstance(d, ScaledMatrixNormal):
         return MultivariateNormal(d.loc.flatten(), scale_tril=torch.diag(d.scale.flatten()) @ factor)
+    if isinstance(d, CorrectedMatrixNormal):
+        return MultivariateNormal(d.loc.flatten(), scale_tril=factor @ torch.diag(d.scale.flatten()))
     noise = torch.diag(d.scale_diagonal.flatten())
     return MultivariateNormal(d.loc.flatten(), factor @ factor.T + noise @ noise.T)
 
@@ -273,6 +277,11 @@ def dense_kronecker(row, column):
     return torch.kron(*(cholesky_factor(each) @ cholesky_factor(each).T for each in (row, column)))
 
 
+def dense_corrected(row, column, s):
+    factor = torch.kron(cholesky_factor(row), cholesky_factor(column)) @ torch.diag(s.exp().flatten())
+    return factor @ factor.T
+
+
 KINDS = {
     "matrix-normal": Normals(
         ((N, P), (N, N), (P, P)),
@@ -288,6 +297,11 @@ KINDS = {
         ((N, P), (N, N), (P, P), (N, P)),
         lambda *raw: build(ScaledMatrixNormal, raw),
         lambda row, column, s: torch.outer(s.exp().flatten(), s.exp().flatten()) * dense_kronecker(row, column),
+    ),
+    "corrected": Normals(
+        ((N, P), (N, N), (P, P), (N, P)),
+        lambda *raw: build(CorrectedMatrixNormal, raw),
+        lambda row, column, s: dense_corrected(row, column, s),
     ),
     "independent": Normals(
         ((N, P), (N, P)),
@@ -305,7 +319,7 @@ KINDS = {
         lambda factor, s: factor @ factor.T + torch.diag(s.exp()),
     ),
 }
-OURS = ("matrix-normal", "plus-diagonal", "scaled")
+OURS = ("matrix-normal", "plus-diagonal", "scaled", "corrected")
 PAIRS = pytest.mark.parametrize(
     ("q", "r"),
     [

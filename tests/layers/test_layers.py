@@ -295,7 +295,7 @@ def test_autograd_and_torch_func_agree(family, prior, estimator, inputs):
     expected = torch.func.grad(lambda parameters: functional_call(loss, parameters, (x,)))(parameters)
     loss(x).backward()
     for name, parameter in loss.named_parameters():
-        assert_close(parameter.grad, expected[name])
+        assert_close(parameter.grad, expected[name], 100 * max(1, inputs / parameter.numel()))  # sums over inputs
 
 
 @pytest.mark.parametrize("estimator", ["local", "weight"])

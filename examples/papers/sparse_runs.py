@@ -1,0 +1,58 @@
+"""The runs of sparse_networks.py: for each of its networks the families, priors and methods, with their options."""
+
+from dataclasses import dataclass
+
+FAMILIES = {"diagonal": "diagonal", "mn": "mn", "both": "mn+diagonal", "scaled": "scaled"}
+
+MNIST = "--data mnist --noise 0.15 --epochs 100 --finetune 20"
+LENET5 = "--data mnist --model lenet5 --augment --plain-epochs 20 --finetune 15 --hold-tolerance 0.3 --tolerance 0.1"
+FASHION = "--data fashion_mnist --model cnn --augment --epochs 60 --finetune 15 --kl-weight 0.1"
+FASHION += " --hold-tolerance 0.3 --tolerance 0.1"
+CIFAR = "--data cifar10 --model vgg --batch-norm --lr 5e-3 --plain-epochs 20"
+SPARSE = f"{CIFAR} --prior group-ard --epochs 40"
+MAGNITUDE = "--method magnitude"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The options of one run of sparsify.py.
+
+    Attributes:
+        options: as on the command line.
+        left_of: the run that says how many weights magnitude pruning leaves, "" for other methods.
+    """
+
+    options: str
+    left_of: str = ""
+
+
+def _families(prefix: str, options: str, suffix: str, families: str = "diagonal mn both") -> dict[str, Run]:
+    """A run for each family."""
+    return {f"{prefix}-{name}-{suffix}": Run(f"{options} --posterior {FAMILIES[name]}") for name in families.split()}
+
+
+RUNS = {
+    # Single weights of an MLP: the slides' figure of accuracy and compression over training.
+    "mnist-mn-ard": Run(f"{MNIST} --posterior mn --hold-tolerance 0.5 --tolerance 0.2"),
+    "mnist-both-ard": Run(f"{MNIST} --posterior mn+diagonal --hold-tolerance 0.3 --tolerance 0.1"),
+    "mnist-diagonal-ard": Run(f"{MNIST} --posterior diagonal --hold-tolerance 0.5 --tolerance 0.1"),
+    "mnist-magnitude": Run(f"{MNIST} {MAGNITUDE}", "mnist-both-ard"),
+    # LeNet-5: single weights, and whole units and channels.
+    "lenet5-both-ard": Run(f"{LENET5} --posterior mn+diagonal --epochs 60"),
+    "lenet5-magnitude": Run(f"{LENET5} --epochs 60 {MAGNITUDE}", "lenet5-both-ard"),
+    "lenet5-both-units": Run(f"{LENET5} --posterior mn+diagonal --prior hierarchical --groups both --epochs 40"),
+    "lenet5-magnitude-units": Run(f"{LENET5} --epochs 40 --groups rows {MAGNITUDE}", "lenet5-both-units"),
+    # A small convolutional network on Fashion-MNIST.
+    **_families("fashion", FASHION, "ard"),
+    "fashion-magnitude": Run(f"{FASHION} {MAGNITUDE}", "fashion-both-ard"),
+    # The slides' VGG-like network: Bayesian with one fitted scale a layer, and sparse by group ARD.
+    **_families(
+        "cifar", f"{CIFAR} --prior normal --epochs 30 --hold 1 --finetune 0", "normal", "diagonal mn both scaled"
+    ),
+    **_families("cifar", SPARSE, "group"),
+    "cifar-magnitude": Run(f"{SPARSE} {MAGNITUDE}", "cifar-both-group"),
+    # Its doubled one: single weights; input channels at one position (the slides' rows); outputs (their columns).
+    "cifar-wide-free": Run(f"{SPARSE} --width 2 --posterior mn"),
+    "cifar-wide-taps": Run(f"{SPARSE} --width 2 --posterior mn --groups taps"),
+    "cifar-wide-outputs": Run(f"{SPARSE} --width 2 --posterior mn --groups rows"),
+}
