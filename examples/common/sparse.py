@@ -20,6 +20,7 @@ from examples.common.augmentation import transform
 from examples.common.batch_norms import use_mean_statistics_
 from examples.common.data import Data
 from examples.common.epochs import Batches, Tally, cross_entropy, fall, shuffled, train_epochs
+from examples.common.families import POSTERIORS, PRIORS
 from examples.common.networks import build
 from examples.common.plain import Plan, train_plain, zeros_kept
 from examples.common.pruning import pruned, search
@@ -28,20 +29,6 @@ from mnvi.sparsity import Thresholds
 if TYPE_CHECKING:
     from examples.sparsify import Settings
 
-POSTERIORS = {
-    "mn": mnvi.posteriors.MatrixNormal(),
-    "diagonal": mnvi.posteriors.Diagonal(),
-    "mn+diagonal": mnvi.posteriors.MatrixNormalPlusDiagonal(),
-    "scaled": mnvi.posteriors.ScaledMatrixNormal(),
-    "corrected": mnvi.posteriors.CorrectedMatrixNormal(),
-}
-PRIORS = {
-    "normal": mnvi.priors.Normal(None),
-    "ard": mnvi.priors.ARD(),
-    "group-ard": mnvi.priors.GroupARD(),
-    "channel-ard": mnvi.priors.GroupARD(positions=False),
-    "hierarchical": mnvi.priors.GroupARD(positions=False, degrees=1.0),
-}
 # What the plain network depends on, beside its plan.
 NETWORK = ("model", "width", "batch_norm", "validation")
 AFTER_TRAINING = ("threads", "device", "threshold", "tolerance", "finetune", "samples", "plain", "out", "restart")

@@ -79,6 +79,7 @@ class Factor(nn.Module, ABC):
     """A factor F of shape (n, m), so that F e has covariance F Fᵀ for standard normal e in Rᵐ.
 
     Laws, for every factor: ``multiply(e)`` is ``e @ matrix().mT``; ``multiply_transpose(x)`` is ``x @ matrix()``;
+    ``multiply_squared(e)`` is ``e @ matrix().square().mT``;
     ``variance()`` is the diagonal and ``log_det()`` the log-determinant of ``covariance()``; the last two dimensions
     of an input are (anything, m) or (anything, n), earlier ones are batch dimensions.
     """
@@ -102,6 +103,10 @@ class Factor(nn.Module, ABC):
     @abstractmethod
     def multiply_transpose(self, x: Tensor) -> Tensor:
         """Fᵀ x for every row of ``x``: (..., n) to (..., m)."""
+
+    def multiply_squared(self, e: Tensor) -> Tensor:
+        """(F∘F) e for every row of ``e``: (..., m) to (..., n). Variances of F e, from those of independent e."""
+        return e @ self.matrix().square().mT
 
     def transpose_norm(self, x: Tensor) -> Tensor:
         """‖Fᵀ x‖ for every row of ``x``: (..., n) to (..., 1); its gradient is 0 at x = 0."""

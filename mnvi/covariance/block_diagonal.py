@@ -60,6 +60,9 @@ class BlockDiagonalFactor(Factor):
     def multiply_transpose(self, x: Tensor) -> Tensor:
         return self._join(torch.einsum("kji,...kj->...ki", self._blocks(), self._split(x)))
 
+    def multiply_squared(self, e: Tensor) -> Tensor:
+        return self._join(torch.einsum("kij,...kj->...ki", self._blocks().square(), self._split(e)))
+
     def variance(self) -> Tensor:
         return self._join(self._blocks().square().sum(-1))
 

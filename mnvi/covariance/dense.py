@@ -50,6 +50,9 @@ class DenseFactor(Factor):
     def multiply_transpose(self, x: Tensor) -> Tensor:
         return triangular.product(x, self.off_diagonal, self.log_diagonal)
 
+    def multiply_squared(self, e: Tensor) -> Tensor:
+        return triangular.transposed_product(e, self.off_diagonal.square(), 2 * self.log_diagonal)
+
     def transpose_norm(self, x: Tensor) -> Tensor:
         return triangular.norm(x, self.off_diagonal, self.log_diagonal)
 

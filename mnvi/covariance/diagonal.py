@@ -43,6 +43,9 @@ class DiagonalFactor(Factor):
     def multiply_transpose(self, x: Tensor) -> Tensor:
         return x * self.log_diagonal.exp()
 
+    def multiply_squared(self, e: Tensor) -> Tensor:
+        return e * self.variance()
+
     def patch_norm(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
         return independent_patch_norm(x, self.variance(), convolve, groups)
 

@@ -45,6 +45,9 @@ class IdentityFactor(Factor):
     def multiply_transpose(self, x: Tensor) -> Tensor:
         return x
 
+    def multiply_squared(self, e: Tensor) -> Tensor:
+        return e
+
     def patch_norm(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
         return independent_patch_norm(x, self.variance(), convolve, groups)
 

@@ -65,6 +65,10 @@ class KroneckerFactor(Factor):
         grid = self.right.multiply_transpose(x.unflatten(-1, (self.left.size, self.right.size)))
         return self.left.multiply_transpose(grid.mT).mT.flatten(-2)
 
+    def multiply_squared(self, e: Tensor) -> Tensor:
+        grid = self.right.multiply_squared(e.unflatten(-1, (self.left.width, self.right.width)))
+        return self.left.multiply_squared(grid.mT).mT.flatten(-2)
+
     def variance(self) -> Tensor:
         return torch.outer(self.left.variance(), self.right.variance()).flatten()
 

@@ -9,7 +9,7 @@ from .. import distributions
 from .._checks import instance
 from .._torch.dtypes import Device
 from ..covariance import Dense, FactorSpec
-from ..covariance.base import Factor, Split
+from ..covariance.base import Split
 from ..linalg.elementary import safe_sqrt
 from ..linalg.solve import solve_triangular
 from .base import FlipPart, Noise, Posterior, PosteriorSpec
@@ -96,8 +96,8 @@ class CorrectedMatrixNormalPosterior(Posterior):
         return (self.log_scale - row.unsqueeze(1) - column).exp()  # type: ignore[union-attr, operator]
 
     def variance(self) -> Tensor:
-        row, column = self.matrix_normal.row, self.matrix_normal.column
-        return _squared(row, _squared(column, self.scale().square()).mT).mT
+        columns = self.matrix_normal.column.multiply_squared(self.scale().square())
+        return self.matrix_normal.row.multiply_squared(columns.mT).mT
 
     def log_volume(self) -> Tensor:
         return self.log_scale.sum()
@@ -126,14 +126,6 @@ class CorrectedMatrixNormalPosterior(Posterior):
         rows = solve_triangular(tril_row, self.matrix_normal.row.matrix(), upper=False).square().sum(0)
         columns = solve_triangular(tril_column, self.matrix_normal.column.matrix(), upper=False).square().sum(0)
         return rows @ self.scale().square() @ columns
-
-
-def _squared(factor: Factor, values: Tensor) -> Tensor:
-    """(F∘F) v for every row v of ``values``."""
-    parts = factor.diagonal_and_loading()
-    if parts is not None:
-        return values * parts[0].square()
-    return values @ factor.matrix().square().mT
 
 
 def _draw(variance: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Operations(nn.Module):
 
     def forward(self, e, x):
         f = self.factor
-        return f.multiply(e), f.multiply_transpose(x), f.variance(), f.log_det()
+        return f.multiply(e), f.multiply_transpose(x), f.multiply_squared(e), f.variance(), f.log_det()
 
 
 # Laws -----------------------------------------------------------------------------------------------------------------
@@ -53,6 +53,7 @@ def test_products_are_those_of_the_matrix(description, batch):
     e, x = torch.randn(*batch, factor.width), torch.randn(*batch, factor.size)
     assert_close(factor.multiply(e), e @ factor.matrix().mT)
     assert_close(factor.multiply_transpose(x), x @ factor.matrix())
+    assert_close(factor.multiply_squared(e), e @ factor.matrix().square().mT)
 
 
 @cases("description", FACTORS)
