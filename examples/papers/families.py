@@ -12,6 +12,7 @@ the data. What the others lack to it is what they cannot express.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +32,10 @@ from mnvi.posteriors import (
     PosteriorSpec,
 )
 from mnvi.posteriors import ScaledMatrixNormal as Scaled
+from mnvi.posteriors.corrected_matrix_normal import CorrectedMatrixNormalPosterior
+from mnvi.posteriors.diagonal import DiagonalPosterior
 from mnvi.posteriors.matrix_normal_plus_diagonal import MatrixNormalPlusDiagonalPosterior
+from mnvi.posteriors.scaled_matrix_normal import ScaledMatrixNormalPosterior
 from mnvi.priors import ARD, GroupARD, Normal, Prior, PriorSpec
 
 FAMILIES: dict[str, PosteriorSpec] = {
@@ -42,6 +46,7 @@ FAMILIES: dict[str, PosteriorSpec] = {
     "ScaledMatrixNormal(Identity, LowRank(8))": Scaled(Identity(), LowRank(8)),
     "ScaledMatrixNormal(Identity, Dense)": Scaled(Identity(), Dense()),
     "ScaledMatrixNormal(Dense, Dense)": Scaled(Dense(), Dense()),
+    "CorrectedMatrixNormal(Identity, Dense)": CorrectedMatrixNormal(Identity(), Dense()),
     "CorrectedMatrixNormal": CorrectedMatrixNormal(),
 }
 PRIORS: dict[str, PriorSpec] = {"Normal(None)": Normal(None), "GroupARD": GroupARD(), "ARD": ARD()}
@@ -50,7 +55,7 @@ OUTPUTS, INPUTS = 6, 40
 
 @dataclass(frozen=True)
 class Settings:
-    points: int = option(200, "examples", 50)
+    points: int = option(60, "examples", 50)
     relevant: int = option(4, "weights of each row that are not zero, where few matter", 1, INPUTS)
     noise: float = option(0.5, "standard deviation of the targets' noise", 1e-3, 1e3)
     iterations: int = option(1000, "of L-BFGS", 1)
@@ -72,11 +77,13 @@ def main(argv: list[str] | None = None) -> dict:
             x, y = problem(settings, relevant)
             for name, prior in PRIORS.items():
                 column = found[f"{name}, {relevant} of {INPUTS}"] = {}
-                first, column["Rows"] = None, best_rows(x, y, settings.noise, prior)
+                optima, column["Rows"] = [], best_rows(x, y, settings.noise, prior)
                 bar.update()
                 for kind, family in FAMILIES.items():
-                    column[kind], state = _optimum(family, prior, x, y, settings, first)
-                    first = first or state
+                    optima.append(
+                        _optimum(family, prior, x, y, settings, optima[:2])
+                    )  # the first two are held by others
+                    column[kind] = optima[-1].neg_elbo
                     bar.update()
     print(table(found))
     checkpoints.write_json(folder / "result.json", {"neg_elbo": found})
@@ -97,34 +104,40 @@ def problem(settings: Settings, relevant: int) -> tuple[Tensor, Tensor]:
 
 
 def _optimum(
-    family: PosteriorSpec, spec: PriorSpec, x: Tensor, y: Tensor, settings: Settings, first: tuple | None
-) -> tuple[float, tuple[Tensor, Tensor]]:
-    """The least −ELBO from the family's own start and from ``first``, and its mean and standard deviations."""
+    family: PosteriorSpec, spec: PriorSpec, x: Tensor, y: Tensor, settings: Settings, starts: list["Optimum"]
+) -> "Optimum":
+    """The least −ELBO from the family's own start and from the ``starts`` that it holds."""
     shape = y.shape[1], x.shape[1]
     ridge = torch.linalg.solve(x.T @ x + torch.eye(shape[1]).double(), x.T @ y).T
     found = []
-    for mean, scale in [(ridge, None), *([] if first is None else [first])]:
+    for start in (None, *starts):
         posterior = family.build(shape, dtype=x.dtype)
         posterior.set_scale_(0.1)
-        if scale is not None:
-            _begin_(posterior, scale)
-        found.append(_minimum(mean.clone(), posterior, spec.build(shape, dtype=x.dtype), x, y, settings))
-    return min(found, key=lambda each: each[0])
+        if start is None or _begin_(posterior, start.posterior):
+            mean = (ridge if start is None else start.mean).clone()
+            found.append(_minimum(mean, posterior, spec.build(shape, dtype=x.dtype), x, y, settings))
+    return min(found, key=lambda each: each.neg_elbo)
 
 
 @torch.no_grad()
-def _begin_(posterior: Posterior, scale: Tensor) -> None:
-    """What is near the diagonal posterior of these standard deviations, where the family holds that."""
-    if isinstance(posterior, MatrixNormalPlusDiagonalPosterior):
-        posterior.matrix_normal.set_scale_(0.1 * scale.log().mean().exp().item())
-    for name, parameter in posterior.named_parameters():
-        if name.removeprefix("diagonal.") == "log_scale":
-            parameter.copy_(scale.log())
+def _begin_(posterior: Posterior, start: Posterior) -> bool:
+    """Make ``posterior`` the distribution ``start``, or nearly; whether its family holds it."""
+    if isinstance(start, DiagonalPosterior):
+        if isinstance(posterior, MatrixNormalPlusDiagonalPosterior):
+            posterior.matrix_normal.set_scale_(0.1 * start.log_scale.mean().exp().item())
+        own = [each for name, each in posterior.named_parameters() if name.removeprefix("diagonal.") == "log_scale"]
+        for parameter in own:
+            parameter.copy_(start.log_scale)
+        return bool(own)
+    holds = isinstance(posterior, (ScaledMatrixNormalPosterior, CorrectedMatrixNormalPosterior))
+    if not holds or posterior.matrix_normal.state_dict().keys() != start.state_dict().keys():
+        return False
+    posterior.matrix_normal.load_state_dict(start.state_dict())
+    posterior.log_scale.sub_(posterior.scale().log())
+    return True
 
 
-def _minimum(
-    mean: Tensor, posterior: Posterior, prior: Prior, x: Tensor, y: Tensor, settings: Settings
-) -> tuple[float, tuple[Tensor, Tensor]]:
+def _minimum(mean: Tensor, posterior: Posterior, prior: Prior, x: Tensor, y: Tensor, settings: Settings) -> "Optimum":
     misfit = expected_misfit(posterior, x, y)
     parameters = [mean.requires_grad_(), *posterior.parameters()]
     options = {"max_iter": settings.iterations, "history_size": 50, "tolerance_change": 1e-10}
@@ -142,7 +155,15 @@ def _minimum(
 
     optimizer.step(closure)  # type: ignore[arg-type]
     with torch.no_grad():
-        return bound().item(), (mean.detach(), posterior.variance().sqrt())
+        return Optimum(bound().item(), mean.detach(), posterior)
+
+
+class Optimum(NamedTuple):
+    """Where L-BFGS arrived."""
+
+    neg_elbo: float
+    mean: Tensor
+    posterior: Posterior
 
 
 def expected_misfit(posterior: Posterior, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import defaults, layers, manifolds, measuring, orthogonal
+import mnvi
+from benchmarks import defaults, estimators, layers, manifolds, measuring, orthogonal
 
 
 @pytest.mark.slow
@@ -36,6 +37,26 @@ def test_benchmark_of_the_defaults_runs(capsys):
     defaults.show_memory(rows)
     assert rows["plain"]["ratio"] == rows["plain"]["state_ratio"] == rows["plain"]["peak_ratio"] == 1
     assert "state" in capsys.readouterr().out
+
+
+def test_benchmark_of_the_estimators_runs():
+    rows = estimators.measure(estimators.FAMILIES["diagonal"], steps=3, count=3, rounds=1)
+    assert rows["weight"]["ratio"] == 1
+    assert all(row["noise, means"] > 0 for row in rows.values())
+    assert rows["another batch"]["noise, scales"] == 0
+
+
+def test_an_antithetic_gradient_has_no_noise_where_the_loss_is_quadratic():
+    torch.manual_seed(0)
+    layer = mnvi.MNLinear(3, 2, bias=False)
+    x, y = torch.randn(5, 3), torch.randn(5, 2)
+    gradients = []
+    for _ in range(2):
+        with mnvi.frozen_sample(layer):
+            first = estimators.gradient(layer, lambda: (layer(x) - y).square().sum())[0]
+            estimators.reflect(layer)
+            gradients.append(first + estimators.gradient(layer, lambda: (layer(x) - y).square().sum())[0])
+    torch.testing.assert_close(*gradients)
 
 
 def test_vgg_is_the_published_one():
