@@ -5,6 +5,7 @@ import time
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import mnvi
@@ -28,8 +29,8 @@ def sampled_probabilities(model: nn.Module, x: Tensor, num_samples: int, images:
     if has_batch_norms(model):
         draws = tqdm(range(num_samples), desc="draws")
         return torch.stack([probabilities(draw(model, images), x) for _ in draws]).mean(0)
-    parts = [mnvi.predict(model, part, num_samples, chunk_size=8) for part in x.split(CHUNK // 2)]
-    return torch.cat([part.mean for part in parts])
+    batches = DataLoader(x.split(CHUNK // 2), batch_size=None)  # type: ignore[arg-type]
+    return mnvi.predict(model, batches, num_samples, chunk_size=8, keep_draws=False).mean
 
 
 def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:
