@@ -29,7 +29,7 @@ def sampled_probabilities(model: nn.Module, x: Tensor, num_samples: int, images:
     if has_batch_norms(model):
         draws = tqdm(range(num_samples), desc="draws")
         return torch.stack([probabilities(draw(model, images), x) for _ in draws]).mean(0)
-    batches = DataLoader(x.split(CHUNK // 2), batch_size=None)  # type: ignore[arg-type]
+    batches = DataLoader(x.split(CHUNK // 2), batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
     return mnvi.predict(model, batches, num_samples, chunk_size=8, keep_draws=False).mean
 
 
