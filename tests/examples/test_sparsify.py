@@ -20,7 +20,7 @@ from torch import nn
 
 import mnvi
 from examples import sparsify
-from examples.common import checkpoints, command_line, data, metrics, networks, plain, plots, pruning, sparse
+from examples.common import checkpoints, command_line, data, families, metrics, networks, plain, plots, pruning, sparse
 from mnvi.sparsity import compact, prune, report
 from tests.cases import cases
 from tests.laws import assert_refused
@@ -561,6 +561,13 @@ def test_networks_take_every_image(name, shape):
     assert plain(x).shape == (2, 10)
     assert torch.equal(plain(x), bayesian(x))
     assert plain(x).std() > 0.1  # thirteen layers, and the signal is still there
+
+
+def test_wide_layers_have_blocks():
+    for size, kind in ((1024, "DenseFactor"), (6272, "BlockDiagonalFactor")):
+        factor = families.Wide().build(size)
+        assert type(factor).__name__ == kind
+        assert sum(p.numel() for p in factor.parameters()) == families.Wide().num_parameters(size) < 1.3e6
 
 
 def test_the_published_sizes():
