@@ -42,9 +42,8 @@ def dense_covariance(posterior):
         factor = factor / factor.diagonal() * posterior.log_scale.exp().flatten()
         return factor @ factor.mT
     if hasattr(posterior, "matrix_normal") and hasattr(posterior, "log_scale"):
-        covariance = dense_covariance(posterior.matrix_normal)
-        scale = posterior.log_scale.exp().flatten() / covariance.diagonal().sqrt()
-        return scale.unsqueeze(-1) * covariance * scale
+        scale = posterior.log_scale.exp().flatten()
+        return scale.unsqueeze(-1) * dense_covariance(posterior.matrix_normal) * scale
     if hasattr(posterior, "matrix_normal"):
         return dense_covariance(posterior.matrix_normal) + dense_covariance(posterior.diagonal)
     if hasattr(posterior, "log_scale"):

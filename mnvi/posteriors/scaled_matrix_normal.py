@@ -18,14 +18,11 @@ from .matrix_normal import MatrixNormal
 
 @dataclass(frozen=True)
 class ScaledMatrixNormal(PosteriorSpec):
-    """W = M + S∘(A E Bᵀ): Cov = diag(s)(U ⊗ V)diag(s), U and V with ones on their diagonals.
+    """W = M + S∘(A E Bᵀ): Cov = diag(s)(U ⊗ V)diag(s), with a free scale s_ij for each weight.
 
-    Each weight has a standard deviation of its own, s_ij, and U and V, of rows and columns, are correlations. It holds
-    both ``Diagonal`` (A = B = I) and ``MatrixNormal`` (S of rank one), and its KL is exact under every prior:
-    log|Cov| = 2 Σ log s_ij + p·log|U| + n·log|V|, and Var_ij = s_ij². What correlations cost in volume they have to be
-    worth in likelihood, weight by weight; under ARD no rank-one pattern of variances is imposed.
-
-    ``row`` and ``column`` describe factors of any scale: A and B are these with rows of unit norm.
+    It holds both ``Diagonal`` (A = B = I) and ``MatrixNormal`` (S = 1), and its KL is exact under every prior:
+    log|Cov| = 2 Σ log s_ij + p·log|U| + n·log|V|, and Var_ij = s_ij²·U_ii·V_jj. What correlations cost in volume they
+    have to be worth in likelihood, weight by weight; under ARD no rank-one pattern of variances is imposed.
 
     A linear layer's outputs can be drawn (``estimator="local"``) where either factor is ``Identity``, ``Diagonal`` or
     ``LowRank(r)``, for the price of 1 + r products with the weight's shape for each side; those of a convolution
@@ -62,7 +59,10 @@ class ScaledMatrixNormal(PosteriorSpec):
 
 
 class ScaledMatrixNormalPosterior(Posterior):
-    """exp(``log_scale``), of shape (n, p), are standard deviations; correlations are those of ``matrix_normal``."""
+    """``matrix_normal``, times exp(``log_scale``), of shape (n, p), entry by entry.
+
+    Scales of rows and columns can be in either part. ``set_scale_`` puts all of it into ``log_scale``.
+    """
 
     log_scales = ("log_scale",)
 
@@ -89,27 +89,17 @@ class ScaledMatrixNormalPosterior(Posterior):
         return self.matrix_normal.draw_noise()
 
     def deviation(self, noise: Noise) -> Tensor:
-        return self.scale() * self.matrix_normal.deviation(noise)
-
-    def scale(self) -> Tensor:
-        """What the entries of ``matrix_normal``'s deviation are multiplied by, shape (n, p)."""
-        return (self.log_scale - self._log_norms()).exp()
-
-    def _log_norms(self) -> Tensor:
-        """log of the standard deviations that ``matrix_normal`` has, shape (n, p)."""
-        row, column = self.matrix_normal.row.variance(), self.matrix_normal.column.variance()
-        tiny = torch.finfo(row.dtype).tiny
-        return 0.5 * (row.clamp_min(tiny).log().unsqueeze(1) + column.clamp_min(tiny).log())
+        return self.log_scale.exp() * self.matrix_normal.deviation(noise)
 
     def variance(self) -> Tensor:
-        return (2 * self.log_scale).exp()
+        return (2 * self.log_scale).exp() * self.matrix_normal.variance()
 
     def log_volume(self) -> Tensor:
-        return (self.log_scale - self._log_norms()).sum() + self.matrix_normal.log_volume()
+        return self.log_scale.sum() + self.matrix_normal.log_volume()
 
     def distribution(self, loc: Tensor) -> distributions.ScaledMatrixNormal:
         row, column = self.matrix_normal.row.scale_tril(), self.matrix_normal.column.scale_tril()
-        return distributions.ScaledMatrixNormal(loc, row, column, self.scale())
+        return distributions.ScaledMatrixNormal(loc, row, column, self.log_scale.exp())
 
     def balance_(self) -> None:
         """As :meth:`MatrixNormalPosterior.balance_`, for the matrix-normal part."""
@@ -130,16 +120,16 @@ class ScaledMatrixNormalPosterior(Posterior):
 
     def output_deviation(self, x: Tensor) -> Tensor:
         parts = self._parts("output_deviation", "a linear layer's local estimator")
-        return _outputs(x, self.scale(), *reversed(parts))
+        return _outputs(x, self.log_scale.exp(), *reversed(parts))
 
     def transposed_output_deviation(self, x: Tensor) -> Tensor:
         parts = self._parts("transposed_output_deviation", "a transposed linear layer's local estimator")
-        return _outputs(x, self.scale().mT, *parts)
+        return _outputs(x, self.log_scale.exp().mT, *parts)
 
     def conv_deviation(self, x: Tensor, convolve: Convolve, groups: int) -> Tensor:
         """Var y_o(l) = U_oo·(Σ_j s_oj²·b_j²·x_j(l)² + Σ_k (Σ_j s_oj·C_jk·x_j(l))²) over the patch j at l."""
         (a, _), (b, loading) = self._parts("conv_deviation", "a convolution's local estimator")
-        scale = self.scale()
+        scale = self.log_scale.exp()
         # A convolution routine may sum in a transformed domain, so a variance near 0 can come out below it.
         variance = convolve(x.square(), (scale * b).square()).clamp_min(0)
         for column in loading.mT:
@@ -157,7 +147,7 @@ class ScaledMatrixNormalPosterior(Posterior):
         """Σ_ii' (U₁⁻¹∘U)_ii'·(S (V₁⁻¹∘V) Sᵀ)_ii'."""
         row = _inverse(tril_row) * self.matrix_normal.row.covariance()
         column = _inverse(tril_column) * self.matrix_normal.column.covariance()
-        scale = self.scale()
+        scale = self.log_scale.exp()
         return (row * (scale @ column @ scale.mT)).sum()
 
 
