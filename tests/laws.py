@@ -39,7 +39,7 @@ def dense_covariance(posterior):
     """Cov of the row-major flattened deviation, from the dense factors of its parts."""
     if type(posterior).__name__.startswith("Corrected"):
         factor = torch.kron(posterior.matrix_normal.row.scale_tril(), posterior.matrix_normal.column.scale_tril())
-        factor = factor / factor.diagonal() * posterior.log_scale.exp().flatten()
+        factor = factor * posterior.log_scale.exp().flatten()
         return factor @ factor.mT
     if hasattr(posterior, "matrix_normal") and hasattr(posterior, "log_scale"):
         scale = posterior.log_scale.exp().flatten()

@@ -133,7 +133,7 @@ def _begin_(posterior: Posterior, start: Posterior) -> bool:
     if not holds or posterior.matrix_normal.state_dict().keys() != start.state_dict().keys():
         return False
     posterior.matrix_normal.load_state_dict(start.state_dict())
-    posterior.log_scale.sub_(posterior.scale().log())
+    posterior.log_scale.zero_()
     return True
 
 

@@ -20,14 +20,15 @@ from .matrix_normal import MatrixNormal
 class CorrectedMatrixNormal(PosteriorSpec):
     """W = M + A (S∘E) Bᵀ: Cov = (A ⊗ B) diag(s²) (A ⊗ B)ᵀ, with a free scale s_ij for every entry of the noise.
 
-    It holds both ``Diagonal`` (A = B = I) and ``MatrixNormal`` (S = 1). A and B have ones on the diagonals of their
-    Cholesky factors, so that log|Cov| = 2 Σ log s_ij: the KL is exact under every prior, and correlations cost volume
-    only by the variance that they add, Var = (A∘A) S² (B∘B)ᵀ. A linear layer's outputs can be drawn for every
-    factor, (W − M) x = A·(S²·(Bᵀx)²)^½∘ε, where :class:`ScaledMatrixNormal` draws weights unless factors are of low
-    rank.
+    It holds both ``Diagonal`` (A = B = I) and ``MatrixNormal`` (S = 1), and its KL is exact under every prior:
+    log|Cov| = 2 Σ log s_ij + p·log|U| + n·log|V|, and Var = (A∘A) S² (B∘B)ᵀ. A linear layer's outputs can be drawn for
+    every factor, (W − M) x = A·(S²·(Bᵀx)²)^½∘ε, where :class:`ScaledMatrixNormal` draws weights unless factors are of
+    low rank.
 
-    ``row`` and ``column`` describe square factors of any scale, of which A and B are: ``Dense``, ``BlockDiagonal``,
-    ``Kronecker`` of these, or ``Identity``.
+    Factors are square: ``Dense``, ``BlockDiagonal``, ``Diagonal``, ``Identity``, or ``Kronecker`` of these. Scales of
+    rows and columns can be in A and B or in S, which is on purpose: what all weights of a unit have in common is learnt
+    fast, by one number. (MNIST, MLP, one fitted scale a layer, 15 epochs: −ELBO 0.265; with A and B of unit diagonals
+    0.337; a matrix normal 0.277, a diagonal posterior 0.369.)
 
     Source: the eigenvalue-corrected matrix normal of Bae, Zhang & Grosse (2018, arXiv:1811.12565) has eigenvectors of
     Kronecker-factored curvature in the place of A and B; here all of it is learnt from the bound.
@@ -58,7 +59,7 @@ class CorrectedMatrixNormal(PosteriorSpec):
 
 
 class CorrectedMatrixNormalPosterior(Posterior):
-    """The factors of ``matrix_normal``, and exp(``log_scale``) of shape (n, p), with unit-triangular A and B."""
+    """The factors of ``matrix_normal``, and S = exp(``log_scale``), of shape (n, p)."""
 
     log_scales = ("log_scale",)
 
@@ -88,44 +89,39 @@ class CorrectedMatrixNormalPosterior(Posterior):
         return self.matrix_normal.draw_noise()
 
     def deviation(self, noise: Noise) -> Tensor:
-        return self.matrix_normal.deviation((self.scale() * noise[0],))
-
-    def scale(self) -> Tensor:
-        """What the noise is multiplied by before the factors, whose diagonals need not be 1, shape (n, p)."""
-        row, column = self.matrix_normal.row.log_cholesky_diagonal(), self.matrix_normal.column.log_cholesky_diagonal()
-        return (self.log_scale - row.unsqueeze(1) - column).exp()  # type: ignore[union-attr, operator]
+        return self.matrix_normal.deviation((self.log_scale.exp() * noise[0],))
 
     def variance(self) -> Tensor:
-        columns = self.matrix_normal.column.multiply_squared(self.scale().square())
+        columns = self.matrix_normal.column.multiply_squared(self.log_scale.exp().square())
         return self.matrix_normal.row.multiply_squared(columns.mT).mT
 
     def log_volume(self) -> Tensor:
-        return self.log_scale.sum()
+        return self.log_scale.sum() + self.matrix_normal.log_volume()
 
     def distribution(self, loc: Tensor) -> distributions.CorrectedMatrixNormal:
         row, column = self.matrix_normal.row.scale_tril(), self.matrix_normal.column.scale_tril()
-        return distributions.CorrectedMatrixNormal(loc, row, column, self.scale())
+        return distributions.CorrectedMatrixNormal(loc, row, column, self.log_scale.exp())
 
     def balance_(self) -> None:
-        """As :meth:`MatrixNormalPosterior.balance_`, for the factors, whose scales do not count."""
+        """As :meth:`MatrixNormalPosterior.balance_`, for the factors."""
         self.matrix_normal.balance_()
 
     def flip_parts(self, noise: Noise) -> list[FlipPart]:
-        return [(self.matrix_normal.column.multiply(self.scale() * noise[0]), self.matrix_normal.row)]
+        return [(self.matrix_normal.column.multiply(self.log_scale.exp() * noise[0]), self.matrix_normal.row)]
 
     def output_deviation(self, x: Tensor) -> Tensor:
         inputs = self.matrix_normal.column.multiply_transpose(x)
-        return self.matrix_normal.row.multiply(_draw(inputs.square() @ self.scale().square().mT))
+        return self.matrix_normal.row.multiply(_draw(inputs.square() @ self.log_scale.exp().square().mT))
 
     def transposed_output_deviation(self, x: Tensor) -> Tensor:
         inputs = self.matrix_normal.row.multiply_transpose(x)
-        return self.matrix_normal.column.multiply(_draw(inputs.square() @ self.scale().square()))
+        return self.matrix_normal.column.multiply(_draw(inputs.square() @ self.log_scale.exp().square()))
 
     def mahalanobis(self, tril_row: Tensor, tril_column: Tensor) -> Tensor:
         """Σ_kl s_kl²·‖L⁻¹A_k‖²·‖R⁻¹B_l‖², A_k and B_l columns, L and R the prior's factors."""
         rows = solve_triangular(tril_row, self.matrix_normal.row.matrix(), upper=False).square().sum(0)
         columns = solve_triangular(tril_column, self.matrix_normal.column.matrix(), upper=False).square().sum(0)
-        return rows @ self.scale().square() @ columns
+        return rows @ self.log_scale.exp().square() @ columns
 
 
 def _draw(variance: Tensor) -> Tensor:
