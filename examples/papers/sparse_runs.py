@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-FAMILIES = {"diagonal": "diagonal", "mn": "mn", "both": "mn+diagonal", "scaled": "scaled"}
+FAMILIES = {"diagonal": "diagonal", "mn": "mn", "both": "mn+diagonal", "corrected": "corrected"}
 
 MNIST = "--data mnist --noise 0.15 --epochs 100 --finetune 20"
-LENET5 = "--data mnist --model lenet5 --augment --plain-epochs 20 --finetune 15 --hold-tolerance 0.3 --tolerance 0.1"
+LENET5 = "--data mnist --model lenet5 --augment --plain-epochs 20 --epochs 40 --finetune 15 --tolerance 0.1"
+LENET5 += " --posterior diagonal"
 FASHION = "--data fashion_mnist --model cnn --augment --epochs 60 --finetune 15 --kl-weight 0.1"
 FASHION += " --hold-tolerance 0.3 --tolerance 0.1"
 CIFAR = "--data cifar10 --model vgg --batch-norm --lr 5e-3 --plain-epochs 20"
@@ -38,16 +39,19 @@ RUNS = {
     "mnist-diagonal-ard": Run(f"{MNIST} --posterior diagonal --hold-tolerance 0.5 --tolerance 0.1"),
     "mnist-magnitude": Run(f"{MNIST} {MAGNITUDE}", "mnist-both-ard"),
     # LeNet-5: single weights, and whole units and channels.
-    "lenet5-both-ard": Run(f"{LENET5} --posterior mn+diagonal --epochs 60"),
-    "lenet5-magnitude": Run(f"{LENET5} --epochs 60 {MAGNITUDE}", "lenet5-both-ard"),
-    "lenet5-both-units": Run(f"{LENET5} --posterior mn+diagonal --prior hierarchical --groups both --epochs 40"),
-    "lenet5-magnitude-units": Run(f"{LENET5} --epochs 40 --groups rows {MAGNITUDE}", "lenet5-both-units"),
+    "lenet5-diagonal-ard-larger": Run(f"{LENET5} --kl-weight 0.2 --hold-tolerance 0.2 --tolerance 0.06"),
+    "lenet5-diagonal-ard": Run(f"{LENET5} --kl-weight 0.3 --hold-tolerance 0.6 --finetune 20"),
+    "lenet5-magnitude": Run(f"{LENET5} --finetune 20 {MAGNITUDE}", "lenet5-diagonal-ard"),
+    "lenet5-both-units": Run(
+        f"{LENET5} --posterior mn+diagonal --prior hierarchical --groups both --hold-tolerance 0.3"
+    ),
+    "lenet5-magnitude-units": Run(f"{LENET5} --groups rows {MAGNITUDE}", "lenet5-both-units"),
     # A small convolutional network on Fashion-MNIST.
     **_families("fashion", FASHION, "ard"),
     "fashion-magnitude": Run(f"{FASHION} {MAGNITUDE}", "fashion-both-ard"),
     # The slides' VGG-like network: Bayesian with one fitted scale a layer, and sparse by group ARD.
     **_families(
-        "cifar", f"{CIFAR} --prior normal --epochs 30 --hold 1 --finetune 0", "normal", "diagonal mn both scaled"
+        "cifar", f"{CIFAR} --prior normal --epochs 30 --hold 1 --finetune 0", "normal", "diagonal mn both corrected"
     ),
     **_families("cifar", SPARSE, "group"),
     "cifar-magnitude": Run(f"{SPARSE} {MAGNITUDE}", "cifar-both-group"),
