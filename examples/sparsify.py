@@ -26,7 +26,7 @@ import torch
 if not __package__:  # python examples/sparsify.py, where only mnvi is installed
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from examples.common import checkpoints, command_line, results, sparse
+from examples.common import checkpoints, command_line, pruning, results, sparse
 from examples.common.command_line import as_program, check, option, parse
 from examples.common.data import hold_out, load
 from examples.common.memory import keep_memory
@@ -72,6 +72,7 @@ class Settings:
         0.5, "share of the epochs after which what can be pruned is held at zero; 1: prune at the end", 0, 1
     )
     hold_tolerance: float = option(1.0, "points of held-out error this may cost", 0, 100)
+    units: str = option("", "or hold all but so many units of each hidden layer, such as 5,10,16")
     validation: int = option(None, "training images held out (default: 137 for digits, else 5000)", 1)
     limit: int | None = option(None, "train on only the first so many images", 1)
     seed: int = option(0, "of initial weights, noise and the order of the images", 0, 2**32 - 1)
@@ -96,6 +97,7 @@ class Settings:
         command_line.device(self.device)
         if (self.left is None) == (self.method == "magnitude"):
             raise ValueError("--left belongs to --method magnitude, which needs it")
+        pruning.unit_counts(self.units)
 
 
 DEFAULTS = {
@@ -120,7 +122,7 @@ def main(argv: list[str] | None = None) -> dict:
         plain = sparse.plain_network(data, settings)
         method = sparse.by_magnitude if settings.method == "magnitude" else sparse.by_posterior
         run = method(plain, data, held, settings, folder)
-        result = results.describe(asdict(settings), data, run) | results.measure(run, data, settings.samples)
+        result = results.describe(asdict(settings), data, run) | results.measure(run, data, held, settings.samples)
         print(results.summary(result, run.stages["pruned"]))
         results.write(folder, result, run.stages)
     print(f"\nin {folder}: result.json, training.png, weights.png, and the smaller network in compact.pt")

@@ -150,10 +150,17 @@ def _images(column: Any, what: str) -> tuple[np.ndarray, bool]:
     """Images (N, H, W, C) decoded from a column of encoded files, and whether these are JPEG."""
     try:
         files = [cell["bytes"] for cell in column.to_pylist()]
-        images = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+        images = np.stack([_pixels(i, file) for i, file in enumerate(files)])
     except (TypeError, KeyError, IndexError, OSError, ValueError) as error:
         raise ValueError(f"{what} must hold encoded images of one size; the type is {column.type}: {error}") from error
     return images.reshape(*images.shape[:3], -1), files[0].startswith(b"\xff\xd8")
+
+
+def _pixels(row: int, file: bytes) -> np.ndarray:
+    try:
+        return np.asarray(Image.open(io.BytesIO(file)))
+    except OSError as error:  # as PIL says of no image and of half an image
+        raise ValueError(f"row {row}: {error}") from error
 
 
 def _labels(column: Any, what: str) -> np.ndarray:

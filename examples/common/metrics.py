@@ -14,23 +14,37 @@ from examples.common.batch_norms import draw, has_batch_norms
 CHUNK = 500  # images in memory at once
 
 
-@torch.inference_mode()
 def probabilities(network: nn.Module, x: Tensor) -> Tensor:
     """Class probabilities (N, classes) in eval mode: of a Bayesian network, at the mean weights."""
-    network.eval()
-    return torch.cat([network(part).softmax(1) for part in x.split(CHUNK)])
+    return _logits(network.eval(), x).softmax(1)
 
 
-def sampled_probabilities(model: nn.Module, x: Tensor, num_samples: int, images: Tensor) -> Tensor:
-    """Class probabilities (N, classes) averaged over draws of the weights.
+@torch.inference_mode()
+def _logits(network: nn.Module, x: Tensor) -> Tensor:
+    return torch.cat([network(part) for part in x.split(CHUNK)])
+
+
+def sampled_logits(model: nn.Module, x: Tensor, num_samples: int, images: Tensor) -> Tensor:
+    """Logits (S, N, classes) of draws of the weights.
 
     Batch norms have the statistics of the training ``images`` under each draw.
     """
     if has_batch_norms(model):
-        draws = tqdm(range(num_samples), desc="draws")
-        return torch.stack([probabilities(draw(model, images), x) for _ in draws]).mean(0)
+        return torch.stack([_logits(draw(model, images), x) for _ in tqdm(range(num_samples), desc="draws")])
     batches = DataLoader(x.split(CHUNK // 2), batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
-    return mnvi.predict(model, batches, num_samples, chunk_size=8, keep_draws=False).mean
+    draws = mnvi.predict(model, batches, num_samples, chunk_size=8).draws
+    assert isinstance(draws, Tensor)
+    return draws
+
+
+def mixture(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Class probabilities (N, classes) averaged over draws (S, N, classes), each at the ``temperature``."""
+    return (logits / temperature).softmax(2).mean(0)
+
+
+def temperature(logits: Tensor, y: Tensor) -> float:
+    """The temperature of every draw (S, N, classes) at which the held-out labels ``y`` are most probable."""
+    return mnvi.likelihoods.Categorical().calibrate_(logits, y)
 
 
 def evaluate(probs: Tensor, y: Tensor) -> dict[str, float]:

@@ -32,6 +32,27 @@ def pruned(model: nn.Module, groups: str, threshold: float | Thresholds) -> nn.M
     return model
 
 
+def unit_counts(text: str) -> list[int]:
+    """``"5,10,16"`` as numbers, none of ``""``.
+
+    Raises:
+        ValueError: they are no whole numbers ≥ 1.
+    """
+    counts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")] if text else []
+    if not all(counts):
+        raise ValueError(f"units must be whole numbers >= 1 with commas, such as 5,10,16, got {text!r}")
+    return counts
+
+
+@torch.no_grad()
+def narrow_(model: nn.Module, counts: Sequence[int]) -> None:
+    """Set the means of all but the ``counts`` highest-scoring rows of each hidden Bayesian layer to zero."""
+    layers = [layer for _, layer in bayesian_layers(model)][:-1]
+    for layer, count in zip(layers, counts, strict=True):
+        lowest = signal_to_noise(layer, "rows").argsort(descending=True)[count:]
+        layer.weight[lowest] = 0
+
+
 def weights_left(model: nn.Module) -> dict[str, list[int]]:
     """For each kind of group, how many weights ``pruned`` would leave at each of ``THRESHOLDS``.
 

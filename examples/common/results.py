@@ -3,11 +3,12 @@
 import copy
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from examples.common import checkpoints, metrics, plots
 from examples.common.data import Data
@@ -62,16 +63,25 @@ def progress(model: nn.Module, data: Data) -> dict:
     return {"accuracy": accuracy, "left": weights_left(model)}
 
 
-def measure(run: Run, data: Data, samples: int) -> dict:
-    """Quality, sparsity, size and speed, on the test images; ``samples`` draws for the prediction "sampled"."""
+def measure(run: Run, data: Data, held: Sequence[Tensor], samples: int) -> dict:
+    """Quality, sparsity, size and speed, on the test images; ``samples`` draws for the prediction "sampled".
+
+    It is underconfident where draws disagree: each is calibrated, their mean is right more often and less sure. The
+    ``held``-out images and labels say at which temperature of every draw it is not, "tempered".
+    """
     stages, x, y = run.stages, data.test_x, data.test_y
     probs = {name: metrics.probabilities(network, x) for name, network in stages.items()}
+    temperature = None
     if "mean weights" in stages:
-        probs["sampled"] = metrics.sampled_probabilities(stages["mean weights"], x, samples, data.train_x)
+        logits = metrics.sampled_logits(stages["mean weights"], torch.cat([held[0], x]), samples, data.train_x)
+        before, logits = logits[:, : len(held[0])], logits[:, len(held[0]) :]
+        temperature = metrics.temperature(before, held[1])
+        probs |= {"sampled": metrics.mixture(logits), "tempered": metrics.mixture(logits, temperature)}
     ends = {"plain": stages["plain network"], "compacted": list(stages.values())[-1]}
     ends, shown = {name: copy.deepcopy(network).cpu() for name, network in ends.items()}, x[:128].cpu()
     return {
         "metrics": {name: metrics.evaluate(probs[name], y) for name in sorted(probs, key=ORDER.index)},
+        "temperature": temperature,
         "compacted_equals_pruned_within": (probs["compacted"] - probs["pruned"]).abs().max().item(),
         "sparsity": report(stages["pruned"]).to_dict(),
         "parameters": {name: sum(p.numel() for p in network.parameters()) for name, network in ends.items()},
@@ -83,7 +93,7 @@ def measure(run: Run, data: Data, samples: int) -> dict:
     }
 
 
-ORDER = ("plain network", "mean weights", "sampled", "pruned", "compacted", "fine-tuned")
+ORDER = ("plain network", "mean weights", "sampled", "tempered", "pruned", "compacted", "fine-tuned")
 
 
 def _bytes(network: nn.Module) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import mnvi
-from examples.baselines.magnitude import Magnitude
+from examples.baselines.magnitude import Magnitude, layers
 from examples.common import checkpoints, results
 from examples.common.augmentation import transform
 from examples.common.batch_norms import use_mean_statistics_
@@ -23,7 +23,7 @@ from examples.common.epochs import Batches, Tally, cross_entropy, fall, shuffled
 from examples.common.families import POSTERIORS, PRIORS
 from examples.common.networks import build
 from examples.common.plain import Plan, train_plain, zeros_kept
-from examples.common.pruning import pruned, search
+from examples.common.pruning import narrow_, pruned, search, unit_counts
 from mnvi.sparsity import Thresholds
 
 if TYPE_CHECKING:
@@ -31,18 +31,26 @@ if TYPE_CHECKING:
 
 # What the plain network depends on, beside its plan.
 NETWORK = ("model", "width", "batch_norm", "validation")
+AT_HOLD = "groups", "hold_tolerance", "units"
 AFTER_TRAINING = ("threads", "device", "threshold", "tolerance", "finetune", "samples", "plain", "out", "restart")
 
 
 def plain_network(data: Data, settings: "Settings") -> nn.Module:
     """The trained plain network of these images, from the folder ``--plain`` or trained now and kept there."""
     network = build_plain(data, settings)
+    _check_units(network, settings)
     plan, fixed = plain_plan(settings), {name: getattr(settings, name) for name in NETWORK}
     kind = {**fixed, **asdict(plan), "training images": len(data.train_x)}
     key = hashlib.sha256(json.dumps(kind, sort_keys=True).encode()).hexdigest()[:12]
     with checkpoints.alone(Path(settings.plain, f"{settings.data}-{settings.model}-{key}"), wait=True) as folder:
         train_plain(folder / "checkpoint.pt", network, data, plan, fixed, title="plain network, ")
     return network.eval()
+
+
+def _check_units(network: nn.Module, settings: "Settings") -> None:
+    counts, hidden = unit_counts(settings.units), len(layers(network)) - 1
+    if counts and len(counts) != hidden:
+        raise ValueError(f"units must be {hidden} numbers, one for each hidden layer of {settings.model}, got {counts}")
 
 
 def build_plain(data: Data, settings: "Settings") -> nn.Module:
@@ -94,10 +102,10 @@ def by_posterior(
 def bayesian_network(plain: nn.Module, data: Data, settings: "Settings") -> mnvi.Sequential:
     """The network with posteriors, and the weights that the plain one had at first or has now."""
     options = {"posterior": POSTERIORS[settings.posterior], "prior": PRIORS[settings.prior]}
-    layers = partial(mnvi.MNLinear, **options), partial(mnvi.MNConv2d, **options, estimator=settings.estimator)
+    kinds = partial(mnvi.MNLinear, **options), partial(mnvi.MNConv2d, **options, estimator=settings.estimator)
     sizes = {"width": settings.width, "batch_norm": settings.batch_norm}
     weights = (plain if settings.start == "plain" else build_plain(data, settings)).state_dict()
-    model = build(settings.model, data.shape, data.classes, *layers, **sizes).to(data.train_x.device)
+    model = build(settings.model, data.shape, data.classes, *kinds, **sizes).to(data.train_x.device)
     model.load_state_dict(weights, strict=False)
     return model
 
@@ -120,13 +128,16 @@ def train_bayesian(
 
     middle, holds = round(settings.hold * settings.epochs), []
 
-    def allowed(tolerance: float) -> Thresholds:
+    def chosen() -> Thresholds | None:
         use_mean_statistics_(model, data.train_x)
-        return search(model, settings.groups, held, tolerance)
+        if settings.units:
+            narrow_(model, unit_counts(settings.units))
+            return None  # zeros are all that is held
+        return search(model, settings.groups, held, settings.hold_tolerance)
 
     def epoch(i: int, batches: Batches, bar: tqdm) -> dict:
         if i >= middle and not holds:  # after a kill what is zero is held again
-            holds.append(mnvi.sparsity.hold(model, allowed(settings.hold_tolerance) if i == middle else None))
+            holds.append(mnvi.sparsity.hold(model, chosen() if i == middle else None))
         model.train()
         tally = Tally(bar)
         for batch in batches:
@@ -141,7 +152,8 @@ def train_bayesian(
         return tally.record(num_train) | results.progress(model, data)
 
     parts = {"model": model, "elbo": elbo, "optimiser": optimizer, "schedule": schedule}
-    fixed = {name: value for name, value in asdict(settings).items() if name not in AFTER_TRAINING}
+    later = (*AFTER_TRAINING, *(AT_HOLD if middle >= settings.epochs else ()))
+    fixed = {name: value for name, value in asdict(settings).items() if name not in later}
     fixed["training images"] = num_train
     try:
         return train_epochs(checkpoint, parts, fixed, order, settings.epochs, epoch, restart=settings.restart)

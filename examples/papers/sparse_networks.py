@@ -12,10 +12,12 @@ finished; `python -m examples.figures --folder runs/sparse` draws the figures.
 import json
 import re
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from examples import sparsify
+from examples.common import checkpoints
 from examples.common.command_line import as_program, check, option, parse
 from examples.papers.sparse_runs import RUNS, Run
 
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict]:
     settings = parse(Settings, argv, str(__doc__).splitlines()[0])
     for name, run in chosen(settings).items():
         for seed in range(settings.seeds):
-            _do(f"{name}-seed{seed}" if seed else name, run, seed, settings)
+            _do(_seeded(name, seed), run, seed, settings)
     found = {
         path.parent.name: json.loads(path.read_text()) for path in sorted(Path(settings.out).glob("*/result.json"))
     }
@@ -65,7 +67,23 @@ def _do(name: str, run: Run, seed: int, settings: Settings) -> None:
     words += ["--plain", str(Path(settings.out, "plain")), "--out", str(folder)]
     print("python examples/sparsify.py", shlex.join(words), flush=True)
     if not settings.list and not (folder / "result.json").exists():
+        if run.trained_as:
+            _take(Path(settings.out, _seeded(run.trained_as, seed)), folder)
         sparsify.main(words)
+
+
+def _seeded(name: str, seed: int) -> str:
+    """The run's name with this seed."""
+    return f"{name}-seed{seed}" if seed else name
+
+
+def _take(source: Path, folder: Path) -> None:
+    """The checkpoint of a finished run, for another to go on from."""
+    if not (source / "result.json").exists():
+        raise ValueError(f"{folder.name} prunes the network of {source.name}, which has to be run before")
+    checkpoints.write(
+        checkpoints.prepare(folder) / "checkpoint.pt", lambda path: shutil.copy(source / "checkpoint.pt", path)
+    )
 
 
 def _longer(run: Run, times: float) -> list[str]:
@@ -79,7 +97,7 @@ def _longer(run: Run, times: float) -> list[str]:
 
 def _left(run: Run, seed: int, settings: Settings) -> str:
     """How many weights the run that ``run`` is compared with has left."""
-    path = Path(settings.out, f"{run.left_of}-seed{seed}" if seed else run.left_of, "result.json")
+    path = Path(settings.out, _seeded(run.left_of, seed), "result.json")
     if path.exists():
         return str(json.loads(path.read_text())["sparsity"]["total"]["left"])
     if settings.list:

@@ -10,7 +10,10 @@ LENET5 += " --posterior diagonal"
 FASHION = "--data fashion_mnist --model cnn --augment --epochs 60 --finetune 15 --kl-weight 0.1"
 FASHION += " --hold-tolerance 0.3 --tolerance 0.1"
 CIFAR = "--data cifar10 --model vgg --batch-norm --lr 5e-3 --plain-epochs 20"
-SPARSE = f"{CIFAR} --prior group-ard --epochs 40"
+NORMAL = f"{CIFAR} --prior normal --epochs 30 --hold 1 --finetune 0"
+SPARSE = f"{CIFAR} --augment --start plain --kl-weight 0.2 --prior group-ard --epochs 30"
+HELD = f"{SPARSE} --hold 0.4 --hold-tolerance 0.5"
+WIDE = f"{SPARSE} --width 2 --posterior mn --plain-epochs 10 --epochs 20 --hold 1 --finetune 0 --tolerance 0.5"
 MAGNITUDE = "--method magnitude"
 
 
@@ -21,10 +24,12 @@ class Run:
     Attributes:
         options: as on the command line.
         left_of: the run that says how many weights magnitude pruning leaves, "" for other methods.
+        trained_as: the run that has trained the same network, to be pruned in another way.
     """
 
     options: str
     left_of: str = ""
+    trained_as: str = ""
 
 
 def _families(prefix: str, options: str, suffix: str, families: str = "diagonal mn both") -> dict[str, Run]:
@@ -42,21 +47,18 @@ RUNS = {
     "lenet5-diagonal-ard-larger": Run(f"{LENET5} --kl-weight 0.2 --hold-tolerance 0.2 --tolerance 0.06"),
     "lenet5-diagonal-ard": Run(f"{LENET5} --kl-weight 0.3 --hold-tolerance 0.6 --finetune 20"),
     "lenet5-magnitude": Run(f"{LENET5} --finetune 20 {MAGNITUDE}", "lenet5-diagonal-ard"),
-    "lenet5-both-units": Run(
-        f"{LENET5} --posterior mn+diagonal --prior hierarchical --groups both --hold-tolerance 0.3"
-    ),
-    "lenet5-magnitude-units": Run(f"{LENET5} --groups rows {MAGNITUDE}", "lenet5-both-units"),
+    "lenet5-units-larger": Run(f"{LENET5} --prior hierarchical --groups both --hold-tolerance 0.3"),
+    "lenet5-units": Run(f"{LENET5} --prior hierarchical --groups both --units 5,10,16 --finetune 30"),
+    "lenet5-magnitude-units": Run(f"{LENET5} --groups rows {MAGNITUDE}", "lenet5-units-larger"),
     # A small convolutional network on Fashion-MNIST.
     **_families("fashion", FASHION, "ard"),
     "fashion-magnitude": Run(f"{FASHION} {MAGNITUDE}", "fashion-both-ard"),
     # The slides' VGG-like network: Bayesian with one fitted scale a layer, and sparse by group ARD.
-    **_families(
-        "cifar", f"{CIFAR} --prior normal --epochs 30 --hold 1 --finetune 0", "normal", "diagonal mn both corrected"
-    ),
-    **_families("cifar", SPARSE, "group"),
-    "cifar-magnitude": Run(f"{SPARSE} {MAGNITUDE}", "cifar-both-group"),
+    **_families("cifar", NORMAL, "normal", "diagonal mn corrected"),
+    **_families("cifar", HELD, "group", "diagonal mn corrected"),
+    "cifar-magnitude": Run(f"{HELD} {MAGNITUDE}", "cifar-corrected-group"),
     # Its doubled one: single weights; input channels at one position (the slides' rows); outputs (their columns).
-    "cifar-wide-free": Run(f"{SPARSE} --width 2 --posterior mn"),
-    "cifar-wide-taps": Run(f"{SPARSE} --width 2 --posterior mn --groups taps"),
-    "cifar-wide-outputs": Run(f"{SPARSE} --width 2 --posterior mn --groups rows"),
+    "cifar-wide-free": Run(WIDE),
+    "cifar-wide-taps": Run(f"{WIDE} --groups taps", trained_as="cifar-wide-free"),
+    "cifar-wide-outputs": Run(f"{WIDE} --groups rows", trained_as="cifar-wide-free"),
 }

@@ -37,7 +37,7 @@ def test_a_draw_has_statistics_of_its_own(model):
 
 def test_the_sampled_prediction_is_the_mean_over_such_draws(model):
     torch.manual_seed(1)
-    found = metrics.sampled_probabilities(model, IMAGES[:50], 3, IMAGES)
+    found = metrics.mixture(metrics.sampled_logits(model, IMAGES[:50], 3, IMAGES))
     torch.manual_seed(1)
     expected = [batch_norms.draw(model, IMAGES)(IMAGES[:50]).softmax(1) for _ in range(3)]
     torch.testing.assert_close(found, torch.stack(expected).mean(0))
@@ -51,6 +51,15 @@ def test_without_batch_norms_nothing_changes():
     batch_norms.use_mean_statistics_(model, IMAGES)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     torch.manual_seed(1)
-    found = metrics.sampled_probabilities(model, IMAGES[:9], 4, IMAGES)
+    found = metrics.mixture(metrics.sampled_logits(model, IMAGES[:9], 4, IMAGES))
     torch.manual_seed(1)
     torch.testing.assert_close(found, mnvi.predict(model, IMAGES[:9], 4, chunk_size=8).mean)
+
+
+def test_the_temperature_of_draws_is_that_of_the_labels():
+    """Labels are drawn from logits that came out twice as large; the estimate has a deviation of 0.03."""
+    logits = torch.randn(5000, 6) * 2
+    y = logits.softmax(1).multinomial(1)[:, 0]
+    found = metrics.temperature(2 * logits[None], y)
+    assert found == pytest.approx(2, abs=0.15)
+    torch.testing.assert_close(metrics.mixture(2 * logits[None], 2.0), logits.softmax(1))

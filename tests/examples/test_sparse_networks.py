@@ -19,7 +19,8 @@ def test_every_run_is_a_command(run):
     left = ["--left", "9"] if run.left_of else []
     settings = parse(sparsify.Settings, [*shlex.split(run.options), *left], "")
     assert (settings.method == "magnitude") == bool(run.left_of)
-    assert not run.left_of or list(RUNS).index(run.left_of) < list(RUNS.values()).index(run)
+    for other in {run.left_of, run.trained_as} - {""}:
+        assert list(RUNS).index(other) < list(RUNS.values()).index(run)
 
 
 @pytest.mark.slow
@@ -40,7 +41,7 @@ def test_the_list_has_commands_with_as_many_epochs(tmp_path, capsys):
     sparse_networks.main(["--only", "cifar-mn-group", "--times", "2", "--seeds", "2", "--list", "--out", str(tmp_path)])
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("python")]
     assert [("--seed 0" in line, "--seed 1" in line) for line in shown] == [(True, False), (False, True)]
-    assert all("--epochs 80" in line and "--finetune 20" in line for line in shown)
+    assert all("--epochs 60" in line and "--finetune 20" in line for line in shown)
     assert f"--out {tmp_path}/cifar-mn-group-seed1" in shown[1]
 
 
@@ -58,3 +59,16 @@ def test_magnitude_needs_what_it_is_compared_with(tmp_path):
     (tmp_path / "lenet5-diagonal-ard" / "result.json").write_text(json.dumps({"sparsity": {"total": {"left": 7}}}))
     settings = sparse_networks.Settings(out=str(tmp_path))
     assert sparse_networks._left(RUNS["lenet5-magnitude"], 0, settings) == "7"
+
+
+@pytest.mark.slow
+def test_one_training_is_pruned_in_two_ways(tmp_path, monkeypatch):
+    tiny = f"{TINY} --hold 1 --threshold 0.5"
+    runs = {"by-weights": Run(tiny), "by-rows": Run(f"{tiny} --groups rows", trained_as="by-weights")}
+    monkeypatch.setattr(sparse_networks, "RUNS", runs)
+    with pytest.raises(ValueError, match="by-rows prunes the network of by-weights, which has to be run before"):
+        sparse_networks.main(["--only", "by-rows", "--out", str(tmp_path)])
+    found = sparse_networks.main(["--out", str(tmp_path)])
+    assert found["by-weights"]["metrics"]["mean weights"] == found["by-rows"]["metrics"]["mean weights"]
+    assert found["by-weights"]["train_seconds"] == found["by-rows"]["train_seconds"]
+    assert found["by-weights"]["sparsity"] != found["by-rows"]["sparsity"]

@@ -285,9 +285,38 @@ def test_a_finished_run_is_pruned_more_without_training(tmp_path, monkeypatch, n
     first = run(tmp_path, "--hold", "1", "--threshold", "0.5")
     monkeypatch.setattr(mnvi.ELBO, "__call__", None)  # no training step can be made
     second = run(tmp_path, "--hold", "1", "--threshold", "20")
-    for name in ("plain network", "mean weights", "sampled"):
+    for name in ("plain network", "mean weights", "sampled", "tempered"):
         assert first["metrics"][name] == second["metrics"][name]
     assert first["sparsity"]["compression"] < second["sparsity"]["compression"]
+
+
+@pytest.mark.slow
+def test_what_is_only_pruned_at_the_end_is_pruned_by_other_groups_without_training(tmp_path, monkeypatch, no_figures):
+    run(tmp_path, "--hold", "1", "--threshold", "0.5")
+    monkeypatch.setattr(mnvi.ELBO, "__call__", None)
+    second = run(tmp_path, "--hold", "1", "--threshold", "20", "--groups", "rows")
+    assert second["sparsity"]["total"]["rows_left"] < second["sparsity"]["total"]["rows"]
+    with pytest.raises(ValueError, match=r"hold 1.0 \(now 0.5\)"):
+        run(tmp_path, "--hold", "0.5", "--groups", "rows")
+
+
+@pytest.mark.slow
+def test_units_are_held_to_numbers_and_pruned(tmp_path, no_figures):
+    result = run(tmp_path, "--units", "7,5", "--groups", "both", "--tolerance", "0", "--finetune", "0")
+    layers = result["sparsity"]["layers"]
+    assert [layer["rows_left"] for layer in layers[:2]] <= [7, 5]
+    held = [value for name, value in weights(tmp_path)["model"].items() if name.endswith("weight")]
+    assert [int((each != 0).any(1).sum()) for each in held] == [7, 5, 10]
+
+
+def test_the_strongest_units_stay():
+    model = mnvi.Sequential(mnvi.MNLinear(3, 4), mnvi.MNLinear(4, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([0.1, -4.0, 0.5, 2.0])[:, None].expand(4, 3))
+    before = model[1].weight.clone()
+    pruning.narrow_(model, [2])
+    assert model[0].weight[:, 0].tolist() == [0, -4.0, 0, 2.0]
+    assert torch.equal(model[1].weight, before)
 
 
 @pytest.mark.slow
@@ -330,6 +359,8 @@ BAD_OPTIONS = {
     "width": (["--width", "0"], "width must be a finite number from 1 to inf, got 0"),
     "noise": (["--noise", "-1"], "noise must be"),
     "kl-weight": (["--kl-weight", "0"], "kl_weight must be"),
+    "units": (["--units", "5,x"], "units must be whole numbers >= 1 with commas, such as 5,10,16, got '5,x'"),
+    "units-zero": (["--units", "5,0"], "units must be whole numbers >= 1"),
     "device": (["--device", "nowhere"], "device 'nowhere' cannot be used"),
 }
 
@@ -373,6 +404,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match="is not a checkpoint"):
         run(tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == content
+
+
+def test_units_of_another_network_are_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse, "train_plain", None)
+    with pytest.raises(ValueError, match=r"units must be 2 numbers, one for each hidden layer of mlp, got \[5\]"):
+        run(tmp_path / "out", "--units", "5")
 
 
 def test_too_many_held_out_images_are_refused(tmp_path):
@@ -530,6 +567,22 @@ def test_images_that_are_none_are_refused(tmp_path, monkeypatch):
         table = pa.table({"image": sizes, "label": [0, 1]})
         pq.write_table(table, tmp_path / "mnist" / f"{part}-00000-of-00001.parquet")
     with pytest.raises(ValueError, match="must hold encoded images of one size"):
+        data.load("mnist")
+
+
+def test_half_a_file_is_refused_with_its_place(tmp_path, monkeypatch):
+    """An image that does not decode, and a download that was interrupted."""
+    monkeypatch.setenv("MNVI_DATA", str(tmp_path))
+    write_images(tmp_path / "mnist")
+    path = tmp_path / "mnist" / "train-00000-of-00001.parquet"
+    images = [encoded(np.zeros((28, 28), np.uint8), "JPEG") for _ in range(3)]
+    images[1]["bytes"] = images[1]["bytes"][:-40]
+    pq.write_table(pa.table({"image": images, "label": [0, 1, 2]}), path)
+    with pytest.raises(ValueError, match=r"column image of .*mnist \(train\) must hold encoded .*: row 1: Truncated"):
+        data.load("mnist")
+    write_images(tmp_path / "mnist")
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"the datasets library cannot read .*mnist"):
         data.load("mnist")
 
 
