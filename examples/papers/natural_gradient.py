@@ -8,10 +8,10 @@ log evidence has a closed form. Both methods take the same start and the exact g
 the evidence. Adam is run at every rate of a grid, with several ratios between the rate of the factors' off-diagonals
 and the others, and the fewest steps of all count.
 
-mnist: a network 784-300-100-10. Each method has its own batch size, epochs and schedule. What is compared is −ELBO, the
-KL at full weight, on all training images at the end of every epoch; this measurement takes
-half of the time and is not part of the seconds. The rates are for some thousand steps: a short run, or one on the few
-digits, ends with both methods far from converged, or with Adam at the prior (−ELBO log 10).
+mnist: a network 784-300-100-10, or another --model on other --data. Each method has its own batch size, epochs and
+schedule. What is compared is −ELBO, the KL at full weight, on all training images at the end of every epoch; this
+measurement takes half of the time and is not part of the seconds. The rates are for some thousand steps: a short run,
+or one on the few digits, ends with both methods far from converged, or with Adam at the prior (−ELBO log 10).
 
 A killed training continues where it was when the same command is given again, to the same result. To give one method
 other options without training the other again, delete its checkpoint, adam.pt or natural_gradient.pt, first.
@@ -38,8 +38,11 @@ from examples.common import checkpoints, metrics, plots
 from examples.common.command_line import as_program, check, option, parse
 from examples.common.data import Data, hold_out, load
 from examples.common.epochs import Batches, fall, shuffled, train_epochs
+from examples.common.families import POSTERIORS, PRIORS
 from examples.common.networks import build
+from examples.common.results import NAMES
 from examples.papers.conjugate_regression import ADAM, NATURAL, STYLES, adam, regression
+from mnvi import MNConv2d, MNLinear
 from mnvi.optim import NaturalGradient, other_parameters
 
 
@@ -55,7 +58,8 @@ class Settings:
     seeds: int = option(3, "regression problems", 1)
     steps: int = option(5000, "steps at most", 1)
     # What follows is for images.
-    data: Literal["mnist", "fashion_mnist", "digits"] = option("mnist", "images to classify")
+    data: Literal["mnist", "fashion_mnist", "cifar10", "digits"] = option("mnist", "images to classify")
+    model: Literal["mlp", "cnn", "lenet5", "vgg"] = option("mlp", "network")
     lr: float = option(3e-3, "Adam's rate for means and biases", 1e-12)
     epochs: int = option(50, "Adam's passes over the training images", 1)
     batch_size: int = option(128, "Adam's training images a step", 1)
@@ -81,7 +85,7 @@ class Settings:
     limit: int | None = option(None, "train on only the first so many images", 1)
     seed: int = option(0, "of initial weights, noise and the order of the images", 0, 2**32 - 1)
     # What follows is for both.
-    threads: int = option(None, "CPU threads (default: 2 for mnist and fashion_mnist, else 1)", 1)
+    threads: int = option(None, "CPU threads (default: 1 for digits and regression, else 2)", 1)
     out: str = option("runs/natural_gradient", "folder for the results")
     restart: bool = option(False, "begin anew where the folder has checkpoints")
 
@@ -110,7 +114,7 @@ def main(argv: list[str] | None = None) -> dict:
     return result
 
 
-COMMON = ("data", "draws", "validation", "limit", "seed")
+COMMON = ("data", "model", "draws", "validation", "limit", "seed")
 OWN = {
     ADAM: ("lr", "epochs", "batch_size", "warmup", "decay"),
     NATURAL: (
@@ -165,8 +169,8 @@ def images(settings: Settings) -> tuple[dict, str, Callable]:
 def train(name: str, data: Data, settings: Settings, folder: Path) -> dict:
     """Train a network, from the checkpoint if there is one; returns history and seconds."""
     torch.manual_seed(settings.seed)
-    options = {"posterior": mnvi.posteriors.MatrixNormal(), "prior": mnvi.priors.Normal(None)}
-    model = build("mlp", data.shape, data.classes, partial(mnvi.MNLinear, **options))
+    kinds = (partial(kind, posterior=POSTERIORS["mn"], prior=PRIORS["normal"]) for kind in (MNLinear, MNConv2d))
+    model = build(settings.model, data.shape, data.classes, *kinds)
     num_train = len(data.train_x)
     method = make_method(name, model, num_train, settings)
     order = shuffled(num_train, method.batch_size, settings.seed)
@@ -234,7 +238,8 @@ def summary(result: dict) -> str:
 def images_figure(path: Path, result: dict) -> None:
     """−ELBO over the epochs and over the seconds of training."""
     fig = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
-    fig.suptitle(f"{result['data']['title']}, MLP, matrix-normal posterior, fitted normal prior", fontsize=13)
+    network = f"{result['data']['title']}, {NAMES[result['settings'].get('model', 'mlp')]}"
+    fig.suptitle(f"{network}, matrix-normal posterior, fitted normal prior", fontsize=13)
     panels = fig.subplots(1, 2, sharey=True)
     for axes, (key, label) in zip(panels, {"epoch": "epoch", "seconds": "seconds of training"}.items(), strict=True):
         _curves(axes, key, result)

@@ -126,6 +126,16 @@ def test_two_epochs_of_both_methods(uninterrupted):
 
 
 @pytest.mark.slow
+def test_a_convolutional_network(tmp_path):
+    result = run(tmp_path, "--model", "vgg")
+    for method in result["methods"].values():
+        assert [row["epoch"] for row in method["history"]] == [1, 2]
+        assert all(math.isfinite(value) for row in method["history"] for value in row.values())
+    with pytest.raises(ValueError, match=r"model vgg \(now mlp\)"):
+        run(tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 3, 5, 8, 9])  # of 10, of which 4 are Adam's
 def test_an_interrupt_continues_to_the_same_result(tmp_path, monkeypatch, uninterrupted, calls):
     left = iter(range(calls))
