@@ -733,7 +733,7 @@ def test_what_is_quick_is_silent(capsys):
 
 
 def test_the_example_of_the_docstring_runs(monkeypatch):
-    monkeypatch.setattr(sys.modules["mnvi.fit"], "STEPS", 200)
+    monkeypatch.setattr(sys.modules["mnvi.fit"], "REAL_STEPS", 300)
     example = mnvi.fit.__doc__.partition("Example:")[2]
     lines = [line.partition(">>> ")[2] for line in example.splitlines() if ">>> " in line]
     names = {"mnvi": mnvi, "x": X, "y": REAL, "x_test": X[:5], "model": network(outputs=1)}
