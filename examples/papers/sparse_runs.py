@@ -46,7 +46,10 @@ RUNS = {
     # LeNet-5: single weights, and whole units and channels.
     "lenet5-diagonal-ard-larger": Run(f"{LENET5} --kl-weight 0.2 --hold-tolerance 0.2 --tolerance 0.06"),
     "lenet5-diagonal-ard": Run(f"{LENET5} --kl-weight 0.3 --hold-tolerance 0.6 --finetune 20"),
-    "lenet5-magnitude": Run(f"{LENET5} --finetune 20 {MAGNITUDE}", "lenet5-diagonal-ard"),
+    "lenet5-diagonal-ard-long": Run(
+        f"{LENET5} --epochs 100 --kl-weight 0.4 --hold 0.4 --hold-tolerance 0.4 --tolerance 0.2 --finetune 60"
+    ),
+    "lenet5-magnitude": Run(f"{LENET5} --epochs 100 --finetune 60 {MAGNITUDE}", "lenet5-diagonal-ard-long"),
     "lenet5-units-larger": Run(f"{LENET5} --prior hierarchical --groups both --hold-tolerance 0.3"),
     "lenet5-units": Run(f"{LENET5} --prior hierarchical --groups both --units 5,10,16 --finetune 30"),
     "lenet5-magnitude-units": Run(f"{LENET5} --groups rows {MAGNITUDE}", "lenet5-units-larger"),

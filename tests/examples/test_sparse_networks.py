@@ -53,10 +53,10 @@ def test_what_cannot_be_done_is_refused(options, capsys):
 
 
 def test_magnitude_needs_what_it_is_compared_with(tmp_path):
-    with pytest.raises(ValueError, match="as many weights as lenet5-diagonal-ard, which has to be run before"):
+    with pytest.raises(ValueError, match="as many weights as lenet5-diagonal-ard-long, which has to be run before"):
         sparse_networks.main(["--only", "lenet5-magnitude$", "--out", str(tmp_path)])
-    (tmp_path / "lenet5-diagonal-ard").mkdir()
-    (tmp_path / "lenet5-diagonal-ard" / "result.json").write_text(json.dumps({"sparsity": {"total": {"left": 7}}}))
+    (tmp_path / "lenet5-diagonal-ard-long").mkdir()
+    (tmp_path / "lenet5-diagonal-ard-long" / "result.json").write_text(json.dumps({"sparsity": {"total": {"left": 7}}}))
     settings = sparse_networks.Settings(out=str(tmp_path))
     assert sparse_networks._left(RUNS["lenet5-magnitude"], 0, settings) == "7"
 
