@@ -1,4 +1,4 @@
-"""The snippets of the README, one after the other, in one name space as a reader would type them."""
+"""The snippets of the README, one after the other, in one name space as a reader would type them; and a recipe."""
 
 import re
 import sys
@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch import nn
 
 import mnvi
 
-README = (Path(mnvi.__file__).parents[1] / "README.md").read_text()
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+def snippets(document):
+    text = (Path(mnvi.__file__).parents[1] / document).read_text()
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+SNIPPETS = snippets("README.md")
 
 
 def classes():
@@ -72,3 +79,17 @@ def test_the_snippets_of_the_readme_run(tmp_path, monkeypatch):
         exec(compile(snippet, f"README.md, snippet {number + 1}", "exec"), names)
     assert len(SNIPPETS) >= 9
     assert (tmp_path / "small.pt").exists()
+
+
+def test_the_recipe_leaves_a_tenth_of_the_weights_of_a_network_on_digits():
+    x, y = (torch.as_tensor(each) for each in load_digits(return_X_y=True))
+    x = (x / 16).float()
+    ard = {"posterior": mnvi.posteriors.Diagonal(), "prior": mnvi.priors.ARD()}
+    model = mnvi.Sequential(mnvi.MNLinear(64, 100, **ard), nn.ReLU(), mnvi.MNLinear(100, 10, **ard))
+    parts = (torch.randint(300, len(x), (64,)) for _ in iter(int, 1))
+    names = {"mnvi": mnvi, "torch": torch, "F": F, "model": model, "steps": 600, "num_train": len(x) - 300}
+    names |= {"x_held": x[:300], "y_held": y[:300], "batches": ((x[part], y[part]) for part in parts)}
+    (recipe,) = snippets("docs/sparse.md")
+    exec(compile(recipe, "docs/sparse.md", "exec"), names)
+    assert sum(int((weight != 0).sum()) for weight in names["small"].parameters()) < 740
+    assert (names["small"](x[:300]).argmax(1) == y[:300]).float().mean() > 0.85
