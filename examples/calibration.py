@@ -69,4 +69,4 @@ def described(name: str, p: Tensor, y: Tensor) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(__doc__) if sys.argv[1:] else main(Settings())
+    sys.exit(f"{__doc__}\nIt takes no options.") if sys.argv[1:] else main(Settings())

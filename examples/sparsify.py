@@ -119,6 +119,7 @@ def main(argv: list[str] | None = None) -> dict:
     keep_memory()
     data, *held = hold_out(load(settings.data).to(torch.device(settings.device)), settings.validation, settings.limit)
     with checkpoints.alone(settings.out) as folder:
+        sparse.check_folder(data, settings, folder)
         plain = sparse.plain_network(data, settings)
         method = sparse.by_magnitude if settings.method == "magnitude" else sparse.by_posterior
         run = method(plain, data, held, settings, folder)

@@ -15,14 +15,15 @@ class Progress:
     Args:
         title: first word of the line.
         total: how many units there are; ``None``: not known.
+        at_most: whether there may be fewer.
 
     Example:
         >>> with Progress("predict", 100) as progress:
         ...     progress.advance(10)
     """
 
-    def __init__(self, title: str, total: int | None) -> None:
-        self.title, self.total, self.done = title, total, 0
+    def __init__(self, title: str, total: int | None, *, at_most: bool = False) -> None:
+        self.title, self.total, self.done, self.at_most = title, total, 0, at_most
         self.start = time.monotonic()
         self.next = self.start + SILENCE
         self.shown, self.width = False, 0
@@ -37,8 +38,10 @@ class Progress:
 
     def _show(self, now: float) -> None:
         spent = now - self.start
-        of = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
-        left = "" if self.total is None else f", {spent * (self.total - self.done) / max(self.done, 1):.0f} s left"
+        of, left, most = f"{self.done}", "", "at most " if self.at_most else ""
+        if self.total is not None:
+            of += f"{' of ' if most else '/'}{most}{self.total}"
+            left = f", {most}{spent * (self.total - self.done) / max(self.done, 1):.0f} s left"
         words = self.note() if callable(self.note) else self.note
         line = f"{self.title}: {of} in {spent:.0f} s{left}{f'; {words}' if words else ''}"
         if sys.stderr.isatty():  # a line that wraps cannot be written over

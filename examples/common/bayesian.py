@@ -46,6 +46,18 @@ def bayesian_network(plain: nn.Module, data: Data, settings: "Settings") -> mnvi
     return model
 
 
+def hold_epoch(settings: "Settings") -> int:
+    """How many epochs come before what can be pruned is held; one at least, unless it is from the start."""
+    return max(int(settings.hold > 0), round(settings.hold * settings.epochs))
+
+
+def trained_with(settings: "Settings", num_train: int) -> dict:
+    """What the training of the Bayesian network depends on."""
+    later = (*AFTER_TRAINING, *(AT_HOLD if hold_epoch(settings) >= settings.epochs else ()))
+    fixed = {name: value for name, value in asdict(settings).items() if name not in later}
+    return {**fixed, "training images": num_train}
+
+
 def train_bayesian(
     model: mnvi.Sequential, data: Data, held: Sequence[Tensor], settings: "Settings", checkpoint: Path
 ) -> dict:
@@ -62,7 +74,7 @@ def train_bayesian(
     optimizer = torch.optim.Adam(mnvi.parameter_groups(model, settings.lr, **ratios), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: fall(step / total, settings.decay))
 
-    middle, holds = round(settings.hold * settings.epochs), []
+    middle, holds = hold_epoch(settings), []
 
     def chosen() -> Thresholds | None:
         use_mean_statistics_(model, data.train_x)
@@ -88,10 +100,8 @@ def train_bayesian(
         return tally.record(num_train) | results.progress(model, data)
 
     parts = {"model": model, "elbo": elbo, "optimiser": optimizer, "schedule": schedule}
-    later = (*AFTER_TRAINING, *(AT_HOLD if middle >= settings.epochs else ()))
-    fixed = {name: value for name, value in asdict(settings).items() if name not in later}
-    fixed["training images"] = num_train
     try:
+        fixed = trained_with(settings, num_train)
         return train_epochs(checkpoint, parts, fixed, order, settings.epochs, epoch, restart=settings.restart)
     finally:
         for each in holds:

@@ -94,26 +94,34 @@ def resume(path: Path, parts: Mapping[str, Any], settings: dict, advice: str = R
     Raises:
         ValueError: the checkpoint is of other settings or another architecture, or cannot be read.
     """
-    if not path.exists():
+    content = read(path, settings, advice)
+    if content is None:
         return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        saved, progress = dict(content["settings"]), dict(content["progress"])
-    except Exception as error:  # torch.load raises whatever the bytes suggest
-        raise ValueError(f"{path} is not a checkpoint of this program ({error}); {advice}") from error
-    names = sorted(name for name in {*saved, *settings} if saved.get(name) != settings.get(name))
-    if names:
-        differences = ", ".join(f"{name} {saved.get(name)} (now {settings.get(name)})" for name in names)
-        raise ValueError(f"{path} is a checkpoint of other settings: {differences}; {advice}")
     try:
         for name, part in parts.items():
             part.load_state_dict(content["states"][name])
         torch.set_rng_state(content["rng"])
         if "cuda_rng" in content and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(content["cuda_rng"])
-        return progress
+        return dict(content["progress"])
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is a checkpoint of another architecture: {error}; {advice}") from error
+
+
+def read(path: Path, settings: dict, advice: str = RESTART) -> dict | None:
+    """What a checkpoint holds, if there is one; raises as :func:`resume` where it is none or has other settings."""
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        saved, _ = dict(content["settings"]), dict(content["progress"])
+    except Exception as error:  # torch.load raises whatever the bytes suggest
+        raise ValueError(f"{path} is not a checkpoint of this program ({error}); {advice}") from error
+    names = sorted(name for name in {*saved, *settings} if saved.get(name) != settings.get(name))
+    if names:
+        differences = ", ".join(f"{name} {saved.get(name)} (now {settings.get(name)})" for name in names)
+        raise ValueError(f"{path} is a checkpoint of other settings: {differences}; {advice}")
+    return content
 
 
 def versions() -> dict[str, str]:

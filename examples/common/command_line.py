@@ -64,7 +64,8 @@ def check(settings: Any, defaults: Mapping[str, Any]) -> None:
             object.__setattr__(settings, each.name, defaults.get(each.name))
         value, (low, high) = getattr(settings, each.name), each.metadata["limits"]
         if isinstance(value, (int, float)) and not (low <= value <= high and math.isfinite(value)):
-            raise ValueError(f"{each.name} must be a finite number from {low:g} to {high:g}, got {value}")
+            limits = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+            raise ValueError(f"{each.name} must be a finite number {limits}, got {value}")
 
 
 def at_least(settings: Any, limits: Mapping[str, float]) -> None:

@@ -72,12 +72,17 @@ def train_plain(
             bar.update()
         accuracy = metrics.accuracy(metrics.probabilities(network, data.test_x), data.test_y)
         seen = len(data.train_x)
-        left = sum(int(mask.sum()) for mask in zeros_kept(network).values())
-        return {"nll": nll / seen, "train_accuracy": 100 * correct / seen, "accuracy": accuracy, "left": left}
+        record = {"nll": nll / seen, "train_accuracy": 100 * correct / seen, "accuracy": accuracy}
+        return record | {"left": weights_left(network)}
 
     parts = {"network": network, "optimiser": optimizer, "schedule": schedule}
-    settings = {**asdict(plan), **fixed, "training images": len(data.train_x)}
+    settings = trained_as(plan, fixed, len(data.train_x))
     return train_epochs(checkpoint, parts, settings, order, plan.epochs, epoch, title=title, restart=restart)
+
+
+def trained_as(plan: Plan, fixed: Mapping, num_train: int) -> dict:
+    """What the training of a plain network depends on."""
+    return {**asdict(plan), **fixed, "training images": num_train}
 
 
 @torch.no_grad()
@@ -86,7 +91,7 @@ def _mask_(masks: Masks) -> None:
         weight.mul_(keep)
 
 
-def zeros_kept(network: nn.Module) -> Masks:
-    """Masks by which every weight of a linear or convolutional layer that is zero stays so."""
-    layers = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    return {layer.weight: layer.weight.detach().ne(0) for layer in layers}
+def weights_left(network: nn.Module) -> int:
+    """How many weights of linear and convolutional layers are not zero."""
+    layers = (module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d)))
+    return sum(int(layer.weight.count_nonzero()) for layer in layers)

@@ -31,6 +31,9 @@ def training_figure(path: Path, title: str, result: dict) -> None:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
+        if len(history) == 1:  # a curve of one point
+            axes.set_xlim(0, 2)
+            axes.lines[0].set_marker("o")
     figure.savefig(path)
 
 

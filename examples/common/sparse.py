@@ -14,9 +14,9 @@ import mnvi
 from examples.baselines.magnitude import Magnitude, layers
 from examples.common import checkpoints, results
 from examples.common.batch_norms import use_mean_statistics_
-from examples.common.bayesian import bayesian_network, build_plain, train_bayesian
+from examples.common.bayesian import bayesian_network, build_plain, train_bayesian, trained_with
 from examples.common.data import Data
-from examples.common.plain import Plan, train_plain, zeros_kept
+from examples.common.plain import Plan, train_plain, trained_as, weights_left
 from examples.common.pruning import pruned, search, unit_counts
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ NETWORK = ("model", "width", "batch_norm", "validation")
 def plain_network(data: Data, settings: "Settings") -> nn.Module:
     """The trained plain network of these images, from the folder ``--plain`` or trained now and kept there."""
     network = build_plain(data, settings)
-    _check_units(network, settings)
+    _check_sizes(network, settings)
     plan, fixed = plain_plan(settings), {name: getattr(settings, name) for name in NETWORK}
     kind = {**fixed, **asdict(plan), "training images": len(data.train_x)}
     key = hashlib.sha256(json.dumps(kind, sort_keys=True).encode()).hexdigest()[:12]
@@ -38,8 +38,26 @@ def plain_network(data: Data, settings: "Settings") -> nn.Module:
     return network.eval()
 
 
-def _check_units(network: nn.Module, settings: "Settings") -> None:
+def check_folder(data: Data, settings: "Settings", folder: Path) -> None:
+    """Raise where the folder has another run's checkpoint, before anything is trained."""
+    if settings.restart:
+        return
+    num_train = len(data.train_x)
+    bayes = settings.method == "bayes"
+    fixed = trained_with(settings, num_train) if bayes else trained_as(*_magnitude(settings), num_train)
+    checkpoints.read(folder / "checkpoint.pt", fixed)
+
+
+def _magnitude(settings: "Settings") -> tuple[Plan, dict]:
+    """How magnitude pruning trains, and what else its result depends on."""
+    plan = replace(plain_plan(settings), epochs=settings.epochs + settings.finetune)
+    return plan, {name: getattr(settings, name) for name in (*NETWORK, "left", "groups", "plain_epochs")}
+
+
+def _check_sizes(network: nn.Module, settings: "Settings") -> None:
     counts, hidden = unit_counts(settings.units), len(layers(network)) - 1
+    if settings.left and settings.left >= (weights := weights_left(network)):
+        raise ValueError(f"left must be less than the {weights:,} weights of {settings.model}, got {settings.left:,}")
     if counts and len(counts) != hidden:
         raise ValueError(f"units must be {hidden} numbers, one for each hidden layer of {settings.model}, got {counts}")
 
@@ -54,10 +72,9 @@ def by_magnitude(
     plain: nn.Module, data: Data, held: Sequence[Tensor], settings: "Settings", folder: Path
 ) -> results.Run:
     """Gradual magnitude pruning, for as many epochs as the Bayesian network's and the fine-tuning take."""
-    network, epochs = copy.deepcopy(plain), settings.epochs + settings.finetune
-    plan = replace(plain_plan(settings), epochs=epochs)
-    schedule = Magnitude(network, settings.left or 1, epochs, units=settings.groups in ("rows", "both"))
-    fixed = {name: getattr(settings, name) for name in (*NETWORK, "left", "groups", "plain_epochs")}
+    network = copy.deepcopy(plain)
+    plan, fixed = _magnitude(settings)
+    schedule = Magnitude(network, settings.left or 1, plan.epochs, units=settings.groups in ("rows", "both"))
     path = folder / "checkpoint.pt"
     progress = train_plain(path, network, data, plan, fixed, masks=schedule.masks, restart=settings.restart)
     stages = {"plain network": plain, "pruned": network.eval(), "compacted": mnvi.sparsity.compact(network)}
@@ -86,10 +103,12 @@ def by_posterior(
 def finetuned(small: nn.Module, data: Data, settings: "Settings", folder: Path) -> nn.Module:
     """``small`` after more epochs of plain training, in which its zeros stay zeros."""
     plan = replace(plain_plan(settings), epochs=settings.finetune, lr=settings.lr / 2, decay=1.0)
-    masks = zeros_kept(small)
-    left = [int(mask.sum()) for mask in masks.values()]
-    path = folder / f"finetune-{sum(left)}.pt"  # of a killed run, which may have pruned less
-    train_plain(path, small, data, plan, {"left": left}, masks=lambda _: masks, title="fine-tuning, ")
+    held, left = mnvi.sparsity.hold(small), weights_left(small)
+    path = folder / f"finetune-{left}.pt"  # of a killed run, which may have pruned less
+    try:
+        train_plain(path, small, data, plan, {"left": left}, title="fine-tuning, ")
+    finally:
+        held.release()
     for path in folder.glob("finetune-*.pt"):
         path.unlink()
     return small.eval()

@@ -62,8 +62,12 @@ def pareto_figure(path: Path, results: Sequence[dict]) -> None:
     _points(panels[3], results, times, "accuracy")
     panels[3].set(title="test accuracy, %", xlabel="ms for 128 images, compacted")
     for axes in panels:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        values = [value for line in axes.lines for value in line.get_xdata() if value > 1]
+        if max(values) > 5 * min(values):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
@@ -107,8 +111,9 @@ def families_figure(path: Path, results: Sequence[dict]) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     panels[1].set_yscale("log")
+    panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panels[1].yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panels[1].yaxis.set_minor_formatter(NullFormatter())
     figure.savefig(path)
 
 

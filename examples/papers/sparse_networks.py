@@ -36,6 +36,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self, {})
+        try:
+            re.compile(self.only)
+        except re.error as error:
+            raise ValueError(f"--only {self.only!r} is no regular expression: {error}") from None
         if not chosen(self):
             raise ValueError(f"no run is called like {self.only!r}; there are {', '.join(RUNS)}")
 
@@ -91,7 +95,7 @@ def _longer(run: Run, times: float) -> list[str]:
     if times == 1:
         return []
     own = parse(sparsify.Settings, [*shlex.split(run.options), *(["--left", "1"] if run.left_of else [])], "")
-    counts = {name: max(name != "finetune", round(times * getattr(own, name))) for name in EPOCHS}
+    counts = {name: max(int(name != "finetune"), round(times * getattr(own, name))) for name in EPOCHS}
     return [word for name, count in counts.items() for word in (f"--{name.replace('_', '-')}", str(count))]
 
 

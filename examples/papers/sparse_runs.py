@@ -7,7 +7,7 @@ FAMILIES = {"diagonal": "diagonal", "mn": "mn", "both": "mn+diagonal", "correcte
 MNIST = "--data mnist --noise 0.15 --epochs 100 --finetune 20"
 LENET5 = "--data mnist --model lenet5 --augment --plain-epochs 20 --epochs 40 --finetune 15 --tolerance 0.1"
 LENET5 += " --posterior diagonal"
-FASHION = "--data fashion_mnist --model cnn --augment --epochs 30 --finetune 10 --kl-weight 0.1"
+FASHION = "--data fashion_mnist --model cnn --augment --epochs 30 --finetune 40 --kl-weight 0.1"
 FASHION += " --hold-tolerance 0.3 --tolerance 0.1"
 CIFAR = "--data cifar10 --model vgg --batch-norm --lr 5e-3 --plain-epochs 20"
 NORMAL = f"{CIFAR} --prior normal --epochs 30 --hold 1 --finetune 0"
@@ -41,7 +41,7 @@ RUNS = {
     # Single weights of an MLP: the slides' figure of accuracy and compression over training.
     "mnist-mn-ard": Run(f"{MNIST} --posterior mn --hold-tolerance 0.5 --tolerance 0.2"),
     "mnist-both-ard": Run(f"{MNIST} --posterior mn+diagonal --hold-tolerance 0.3 --tolerance 0.1"),
-    "mnist-diagonal-ard": Run(f"{MNIST} --posterior diagonal --hold-tolerance 0.5 --tolerance 0.1"),
+    "mnist-diagonal-ard": Run(f"{MNIST} --posterior diagonal --hold-tolerance 0.5 --tolerance 0.1 --finetune 15"),
     "mnist-magnitude": Run(f"{MNIST} {MAGNITUDE}", "mnist-both-ard"),
     # LeNet-5: single weights, and whole units and channels.
     "lenet5-diagonal-ard-larger": Run(f"{LENET5} --kl-weight 0.2 --hold-tolerance 0.2 --tolerance 0.06"),
@@ -59,7 +59,7 @@ RUNS = {
     # The slides' VGG-like network: Bayesian with one fitted scale a layer, and sparse by group ARD.
     **_families("cifar", NORMAL, "normal", "diagonal mn corrected"),
     **_families("cifar", HELD, "group", "diagonal mn corrected"),
-    "cifar-magnitude": Run(f"{HELD} {MAGNITUDE}", "cifar-corrected-group"),
+    "cifar-magnitude": Run(f"{HELD} {MAGNITUDE}", "cifar-diagonal-group"),
     # Its doubled one: single weights; input channels at one position (the slides' rows); outputs (their columns).
     "cifar-wide-free": Run(WIDE),
     "cifar-wide-taps": Run(f"{WIDE} --groups taps", trained_as="cifar-wide-free"),

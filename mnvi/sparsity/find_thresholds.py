@@ -69,7 +69,7 @@ def find_thresholds(
     likelihood = copy.deepcopy(likelihood_of(likelihood))
     measure = measure_of(measure, likelihood)
     allowance = None if loss is None else number("loss", loss, 0)
-    with torch.no_grad(), in_eval_mode(model), Progress("prune", None) as progress:
+    with torch.no_grad(), in_eval_mode(model), Progress("prune", None, at_most=True) as progress:
         cuts = find_cuts(model, kinds, score, skip)
         held_out = HeldOut(model, data, likelihood, measure, progress.advance)
         cuts, outputs = _without_outputs(cuts, output_layer(model, held_out.batches[0]))

@@ -9,11 +9,13 @@ from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from .._checks import number
-from ..layers import BayesianLayer, bayesian_layers
+from ..layers import bayesian_layers
 from ._cuts import Score, find_cuts, kinds_of
-from .prune import dropped_below
+from .prune import dropped_below, warn_of_extremes
 from .scores import signal_to_noise
 from .thresholds import Thresholds
+
+WEIGHTED = nn.Linear, nn.modules.conv._ConvNd
 
 
 @torch.no_grad()
@@ -32,14 +34,18 @@ def hold(
     will be pruned at its end, which then costs little.
 
     Zeros are all that it needs to know, and checkpoints carry them: after loading one, call ``hold(model)`` again.
+    ``hold(small)`` keeps those of the plain network that :func:`compact` has made, while it trains a little more.
 
     Args:
         threshold: hold what scores below it; or what :func:`find_thresholds` has found, with its groups and score.
-            ``None``: only what is zero already.
+            ``None``: only what is zero already; without Bayesian layers, of linear and convolutional ones.
         groups, score: with a number as ``threshold``, as for :func:`prune`.
 
     Raises:
         ValueError, TypeError: as :func:`prune`; nothing is then changed.
+
+    Warns:
+        UserWarning: nothing is left of a layer, or nothing is held, by thresholds that were found.
 
     Example:
         >>> found = mnvi.sparsity.find_thresholds(model, (x_held_out, y_held_out), loss=1.0)
@@ -48,8 +54,11 @@ def hold(
         >>> held.release()
     """
     kinds = kinds_of(groups)
+    if threshold is None and not any(True for _ in bayesian_layers(model)):
+        return Hold([module for module in model.modules() if isinstance(module, WEIGHTED)])
     if isinstance(threshold, Thresholds):
         dropped = dropped_below(model, threshold)
+        warn_of_extremes(threshold, "held")
     else:
         cuts = find_cuts(model, kinds, score, ())
         least = 0.0 if threshold is None else number("threshold", threshold, 0)
@@ -66,7 +75,7 @@ class Hold:
         count: how many means are held.
     """
 
-    def __init__(self, layers: Sequence[BayesianLayer]) -> None:
+    def __init__(self, layers: Sequence[Any]) -> None:
         zeros = [(layer, layer.weight.detach() == 0) for layer in layers]
         self.count = sum(int(zero.sum()) for _, zero in zeros)
         self._held = [(ref(layer), zero) for layer, zero in zeros if zero.any()]

@@ -82,7 +82,7 @@ def prune(
     if data is not None:
         options: Any = {"likelihood": likelihood, "groups": groups, "score": score, "skip": skip}
         threshold = find_thresholds(model, data, loss=loss, measure=measure, **options)
-        _warn(threshold)
+        warn_of_extremes(threshold, "pruned")
         if loss is None and threshold.examples < FEW:
             _warn_of_few(threshold.examples)
     elif loss is not None or measure is not None or likelihood != "categorical":
@@ -123,11 +123,11 @@ def dropped_below(model: nn.Module, found: Thresholds) -> list[tuple[Cut, Tensor
     return [(cut, cut.below(values[cut.name, cut.groups])) for cut in cuts if (cut.name, cut.groups) in values]
 
 
-def _warn(found: Thresholds) -> None:
-    """Warn where nothing is pruned, or nothing left."""
+def warn_of_extremes(found: Thresholds, done: str) -> None:
+    """Warn where nothing is pruned (or ``done``), or nothing left."""
     empty = sorted({each.name for each in found.layers if not each.left})
     if not any(each.threshold for each in found.layers):
-        message = f"nothing was pruned: every attempt costs more than is allowed; {str(found).splitlines()[0]}"
+        message = f"nothing was {done}: every attempt costs more than is allowed; {str(found).splitlines()[0]}"
     elif empty:
         names = ", ".join(map(repr, empty))
         message = (

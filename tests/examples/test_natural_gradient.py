@@ -194,10 +194,10 @@ def test_when_adams_final_bound_is_reached_is_told():
 BAD_OPTIONS = {
     "task": (["--task", "cifar"], "invalid choice: 'cifar'"),
     "data": (["--data", "imagenet"], "invalid choice: 'imagenet'"),
-    "steps": (["--steps", "0"], "steps must be a finite number from 1 to inf, got 0"),
+    "steps": (["--steps", "0"], "steps must be a finite number of at least 1, got 0"),
     "natural-lr": (["--natural-lr", "nan"], "natural_lr must be a finite number"),
     "momentum": (["--momentum", "1"], "momentum must be a finite number from 0 to 0.9999, got 1.0"),
-    "every": (["--every", "0"], "every must be a finite number from 1 to inf, got 0"),
+    "every": (["--every", "0"], "every must be a finite number of at least 1, got 0"),
     "end": (["--end", "0"], "end must be a finite number from 1e-06 to 1, got 0.0"),
     "unknown": (["--natural", "2"], "unrecognized arguments: --natural"),
 }

@@ -121,7 +121,7 @@ def test_the_module_command_finds_the_examples():
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "epochs must be a finite number from 1 to inf, got 0" in done.stderr
+    assert "epochs must be a finite number of at least 1, got 0" in done.stderr
     assert "usage: python -m examples.sparsify [-h]" in done.stderr
 
 

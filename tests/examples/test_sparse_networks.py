@@ -11,6 +11,8 @@ from examples.papers import sparse_networks
 from examples.papers.sparse_runs import RUNS, Run
 from tests.cases import cases
 
+# After two epochs on 64 images.
+pytestmark = pytest.mark.filterwarnings("ignore:nothing (is left of|was held)")
 TINY = "--threads 1 --epochs 2 --plain-epochs 1 --finetune 1 --limit 64 --samples 2 --validation 50"
 
 
@@ -45,7 +47,17 @@ def test_the_list_has_commands_with_as_many_epochs(tmp_path, capsys):
     assert f"--out {tmp_path}/cifar-mn-group-seed1" in shown[1]
 
 
-@pytest.mark.parametrize("options", ["--only nothing", "--times 0", "--seeds 0"])
+@pytest.mark.parametrize("times", [0.01, 3])
+@cases("run", RUNS)
+def test_every_run_may_be_longer_or_shorter(run, times):
+    words = [*shlex.split(run.options), *(["--left", "9"] if run.left_of else [])]
+    own = parse(sparsify.Settings, words, "")
+    settings = parse(sparsify.Settings, [*words, *sparse_networks._longer(run, times)], "")
+    assert settings.epochs == max(1, round(times * own.epochs))
+    assert settings.finetune == round(times * own.finetune)
+
+
+@pytest.mark.parametrize("options", ["--only [", "--only nothing", "--times 0", "--seeds 0"])
 def test_what_cannot_be_done_is_refused(options, capsys):
     with pytest.raises(SystemExit):
         sparse_networks.main(options.split())

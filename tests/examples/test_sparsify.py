@@ -20,13 +20,27 @@ from torch import nn
 
 import mnvi
 from examples import sparsify
-from examples.common import checkpoints, command_line, data, families, metrics, networks, plain, plots, pruning, sparse
+from examples.common import (
+    bayesian,
+    checkpoints,
+    command_line,
+    data,
+    families,
+    metrics,
+    networks,
+    plain,
+    plots,
+    pruning,
+    sparse,
+)
 from mnvi.sparsity import compact, prune, report
 from tests.cases import cases
 from tests.laws import assert_refused
 
 ROOT = Path(__file__).parents[2]
 
+# After two epochs on 64 images.
+pytestmark = pytest.mark.filterwarnings("ignore:nothing (is left of|was held)")
 TINY = ["--threads", "1", "--epochs", "2", "--plain-epochs", "2", "--finetune", "1", "--limit", "64", "--samples", "2"]
 FILES = {"checkpoint.pt", "compact.pt", "result.json", "training.png", "weights.png"}
 
@@ -337,7 +351,7 @@ def test_restart_begins_anew(tmp_path, no_figures):
 # --- bad input ---
 
 BAD_OPTIONS = {
-    "epochs": (["--epochs", "0"], "epochs must be a finite number from 1 to inf, got 0"),
+    "epochs": (["--epochs", "0"], "epochs must be a finite number of at least 1, got 0"),
     "lr": (["--lr", "-0.1"], "lr must be"),
     "lr-nan": (["--lr", "nan"], "lr must be"),
     "warmup": (["--warmup", "1.5"], "warmup must be a finite number from 0 to 1, got 1.5"),
@@ -355,8 +369,8 @@ BAD_OPTIONS = {
     "unknown": (["--epoch", "2"], "unrecognized arguments: --epoch"),
     "left": (["--left", "100"], "--left belongs to --method magnitude"),
     "no-left": (["--method", "magnitude"], "--left belongs to --method magnitude, which needs it"),
-    "left-zero": (["--method", "magnitude", "--left", "0"], "left must be a finite number from 1 to inf, got 0"),
-    "width": (["--width", "0"], "width must be a finite number from 1 to inf, got 0"),
+    "left-zero": (["--method", "magnitude", "--left", "0"], "left must be a finite number of at least 1, got 0"),
+    "width": (["--width", "0"], "width must be a finite number of at least 1, got 0"),
     "noise": (["--noise", "-1"], "noise must be"),
     "kl-weight": (["--kl-weight", "0"], "kl_weight must be"),
     "units": (["--units", "5,x"], "units must be whole numbers >= 1 with commas, such as 5,10,16, got '5,x'"),
@@ -379,9 +393,10 @@ def test_an_unwritable_folder_is_found_before_training(tmp_path, monkeypatch):
         run(tmp_path / "file")
 
 
-def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path, no_figures):
+def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path, monkeypatch, no_figures):
     run(tmp_path, "--threshold", "1")
     before = (tmp_path / "checkpoint.pt").read_bytes()
+    monkeypatch.setattr(sparse, "plain_network", None)  # before anything is trained
     with pytest.raises(ValueError, match=r"model mlp \(now lenet5\), prior ard \(now normal\).*--restart"):
         run(tmp_path, "--model", "lenet5", "--prior", "normal")
     with pytest.raises(ValueError, match=r"posterior mn \(now scaled\), width 1 \(now 2\).*--restart"):
@@ -410,6 +425,17 @@ def test_units_of_another_network_are_refused_before_training(tmp_path, monkeypa
     monkeypatch.setattr(sparse, "train_plain", None)
     with pytest.raises(ValueError, match=r"units must be 2 numbers, one for each hidden layer of mlp, got \[5\]"):
         run(tmp_path / "out", "--units", "5")
+
+
+def test_magnitude_cannot_leave_more_weights_than_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse, "train_plain", None)
+    with pytest.raises(ValueError, match="left must be less than the 50,200 weights of mlp, got 99,999"):
+        run(tmp_path / "out", "--method", "magnitude", "--left", "99999")
+
+
+@pytest.mark.parametrize(("hold", "epochs", "first"), [(0.5, 1, 1), (0.5, 2, 1), (0.5, 100, 50), (0, 9, 0), (1, 9, 9)])
+def test_nothing_is_held_before_the_first_epoch_unless_from_the_start(hold, epochs, first):
+    assert bayesian.hold_epoch(sparsify.Settings(hold=hold, epochs=epochs)) == first
 
 
 def test_too_many_held_out_images_are_refused(tmp_path):
@@ -690,12 +716,13 @@ def test_finetuning_lowers_the_loss_and_keeps_zeros(tmp_path, trained):
     digits, settings = data.load("digits"), sparsify.Settings(finetune=2)
     small = compact(prune(trained, fraction=0.5))
     before = metrics.evaluate(metrics.probabilities(small, digits.train_x), digits.train_y)
-    zeros = [mask.clone() for mask in plain.zeros_kept(small).values()]
+    zeros = [weight == 0 for weight in small.parameters() if weight.ndim > 1]
     (tmp_path / "finetune-7.pt").write_text("of a killed run that pruned more")
     tuned = sparse.finetuned(small, digits, settings, tmp_path)
     assert metrics.evaluate(metrics.probabilities(tuned, digits.train_x), digits.train_y)["nll"] < before["nll"] / 2
-    for mask, other in zip(zeros, plain.zeros_kept(tuned).values(), strict=True):
-        assert torch.equal(mask, other)
+    for zero, weight in zip(zeros, (each for each in tuned.parameters() if each.ndim > 1), strict=True):
+        assert zero.any()
+        assert torch.equal(zero, weight == 0)
     assert not tuned.training
     assert not list(tmp_path.iterdir())
 

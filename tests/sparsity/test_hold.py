@@ -62,6 +62,7 @@ def test_held_means_stay_zero_and_all_else_trains(kind, optimiser):
     assert all((layer.weight != 0).all() for _, layer in mnvi.bayesian_layers(model))
 
 
+@pytest.mark.filterwarnings("ignore:nothing is left of")
 def test_what_thresholds_drop_is_held():
     model, x = make(), images("mlp")
     found = find_thresholds(model, (x, torch.arange(20) % 3), loss=10.0, groups=("weights", "columns"))
@@ -144,3 +145,37 @@ def test_bad_thresholds_change_nothing(threshold):
 def test_plain_models_have_nothing_to_hold():
     with pytest.raises(ValueError, match="only Bayesian layers"):
         hold(nn.Linear(2, 2), 1.0)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_zeros_of_a_compacted_network_are_held_while_it_trains_on(kind):
+    model, x = make(kind), images(kind)
+    small = mnvi.sparsity.compact(prune(model, fraction=0.5)).train()
+    weights = [parameter for parameter in small.parameters() if parameter.ndim > 1]
+    zeros, before = [weight == 0 for weight in weights], [weight.detach().clone() for weight in weights]
+    held = hold(small)
+    assert held.count == sum(int(zero.sum()) for zero in zeros) > 0
+    optimiser = torch.optim.Adam(small.parameters(), 0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        F.cross_entropy(small(x), torch.arange(len(x)) % 3).backward()
+        optimiser.step()
+    assert all(torch.equal(weight == 0, zero) for weight, zero in zip(weights, zeros, strict=True))
+    assert all(not torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
+    held.release()
+
+
+def test_plain_layers_beside_bayesian_ones_are_not_held():
+    model = mnvi.Sequential(MNLinear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    nn.init.zeros_(model[2].weight)  # as a last layer may start
+    held = hold(model)
+    step(model, torch.optim.Adam(model.parameters(), 0.1), images("mlp"))
+    assert (model[2].weight != 0).any()
+    held.release()
+
+
+def test_thresholds_that_leave_nothing_are_told():
+    model, x = make(), images("mlp")
+    found = find_thresholds(model, (x, torch.zeros(20, dtype=torch.long)), loss=100.0)
+    with pytest.warns(UserWarning, match="nothing is left of"):
+        hold(model, found).release()
