@@ -62,7 +62,7 @@ class Settings:
     lr: float = option(2e-3, "Adam's rate for means and biases, and for plain networks", 1e-12)
     log_diagonals: float = option(0.3, "rate of the posterior's log-scales, as a ratio to lr", 1e-12)
     off_diagonals: float = option(0.03, "rate of the posterior's off-diagonals, as a ratio to lr", 1e-12)
-    kl_weight: float = option(None, "of the KL (default: 0.1 for digits, which are few, else 1)", 1e-6)
+    kl_weight: float = option(None, "of the KL (default: 0.1 for digits, which are few, else 1)", 1e-6, 100)
     warmup: float = option(0.3, "share of the steps, at the start, in which the KL's weight rises to that", 0, 1)
     decay: float = option(0.5, "share of the steps, at the end, in which the rates fall to 0", 0, 1)
     groups: Literal["weights", "rows", "columns", "taps", "both"] = option(
@@ -78,7 +78,7 @@ class Settings:
     seed: int = option(0, "of initial weights, noise and the order of the images", 0, 2**32 - 1)
     precision: Literal["float32", "bfloat16"] = option("float32", "of products in training; bfloat16 may be faster")
     device: str = option("cpu", "where to train, such as cuda")
-    threads: int = option(None, "CPU threads (default: 1 for digits, else 2)", 1)
+    threads: int = option(None, "CPU threads (default: 1 for digits, else 2)", 1, 1024)
     # What follows is used after training.
     threshold: float | None = option(
         None, "prune below this ratio of mean to deviation (default: by held-out images)", 0
@@ -97,7 +97,13 @@ class Settings:
         command_line.device(self.device)
         if (self.left is None) == (self.method == "magnitude"):
             raise ValueError("--left belongs to --method magnitude, which needs it")
-        pruning.unit_counts(self.units)
+        magnitude, last = self.method == "magnitude", round(self.hold * self.epochs) >= self.epochs
+        if magnitude and self.groups not in ("weights", "rows"):
+            raise ValueError(f"--method magnitude prunes weights or rows, got groups {self.groups}")
+        if magnitude and self.epochs + self.finetune < 2:
+            raise ValueError("--method magnitude prunes from epoch to epoch: epochs + finetune must be at least 2")
+        if pruning.unit_counts(self.units) and (magnitude or (last and self.epochs > 1)):
+            raise ValueError("units are held from --hold on while a Bayesian network trains; there is no such epoch")
 
 
 DEFAULTS = {

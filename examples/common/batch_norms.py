@@ -1,5 +1,7 @@
 """Batch norms of a Bayesian network: running statistics are of noisy weights, neither of means nor of a draw."""
 
+import math
+
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
@@ -35,4 +37,5 @@ def draw(model: nn.Module, images: Tensor) -> nn.Module:
 
 
 def _update(network: nn.Module, images: Tensor) -> None:
-    update_bn(images[: BATCHES * SIZE].split(SIZE), network)
+    images = images[: BATCHES * SIZE]
+    update_bn(images.tensor_split(math.ceil(len(images) / SIZE)), network)  # none of a single image

@@ -47,6 +47,8 @@ def alone(folder: str | Path, *, wait: bool = False) -> Iterator[Path]:
             raise OSError(f"another process works in the folder {folder}; give another --out") from None
         print(f"waiting for another process that works in {folder}", flush=True)
         lock.acquire()
+    for file in folder.glob("*.tmp.*"):  # of a process that was killed while it wrote
+        file.unlink(missing_ok=True)
     try:
         yield folder
     finally:

@@ -81,7 +81,9 @@ def at_least(settings: Any, limits: Mapping[str, float]) -> None:
 def device(name: str) -> torch.device:
     """The device of this name; ValueError where torch has none that can be used."""
     try:
-        return torch.zeros(1, device=name).device
+        zero = torch.zeros(1, device=name)
+        zero.item()  # what the device meta cannot say
+        return zero.device
     except Exception as error:  # torch raises whatever the backend does
         raise ValueError(f"device {name!r} cannot be used: {error}") from None
 

@@ -128,6 +128,9 @@ def _decoded(name: str, folder: Path | None) -> Arrays:
             arrays[f"{part}_y"] = _labels(table["label"], f"column label of {where} ({part})")
             if jpeg:  # such a copy is not the original, pixel by pixel
                 arrays["title"] = np.array(f"{source.title} (JPEG)")
+        train, test = (arrays[f"{part}_x"].shape[1:] for part in ("train", "test"))
+        if train != test:
+            raise ValueError(f"{where} has training images of shape {train} and test images of shape {test}")
         return arrays
 
 
@@ -159,7 +162,7 @@ def _images(column: Any, what: str) -> tuple[np.ndarray, bool]:
 def _pixels(row: int, file: bytes) -> np.ndarray:
     try:
         return np.asarray(Image.open(io.BytesIO(file)))
-    except OSError as error:  # as PIL says of no image and of half an image
+    except (OSError, SyntaxError) as error:  # as PIL says of no image, of half an image, of a damaged PNG
         raise ValueError(f"row {row}: {error}") from error
 
 
@@ -191,7 +194,11 @@ def _keep(path: Path, arrays: Arrays) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            try:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            except OSError:
+                os.unlink(file.name)
+                raise
         os.replace(file.name, path)
     except OSError as error:
         print(f"the decoded images are not kept for the next run: {error}")

@@ -1,5 +1,6 @@
 """Training of plain networks by Adam: the one that others start from, one that is pruned, what is left of one."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ def train_plain(
             _mask_(kept)
             nll, correct = nll + loss.item() * len(y), correct + (logits.argmax(1) == y).sum().item()
             bar.update()
+        if not math.isfinite(nll):
+            raise ValueError(f"the plain network's loss is {nll} in epoch {i + 1}: give a lower --lr than {plan.lr:g}")
         accuracy = metrics.accuracy(metrics.probabilities(network, data.test_x), data.test_y)
         seen = len(data.train_x)
         record = {"nll": nll / seen, "train_accuracy": 100 * correct / seen, "accuracy": accuracy}

@@ -34,7 +34,11 @@ def plain_network(data: Data, settings: "Settings") -> nn.Module:
     kind = {**fixed, **asdict(plan), "training images": len(data.train_x)}
     key = hashlib.sha256(json.dumps(kind, sort_keys=True).encode()).hexdigest()[:12]
     with checkpoints.alone(Path(settings.plain, f"{settings.data}-{settings.model}-{key}"), wait=True) as folder:
-        train_plain(folder / "checkpoint.pt", network, data, plan, fixed, title="plain network, ")
+        try:
+            train_plain(folder / "checkpoint.pt", network, data, plan, fixed, title="plain network, ")
+        except ValueError as error:
+            advice = "delete that folder, or give another --plain"
+            raise ValueError(str(error).replace(checkpoints.RESTART, advice)) from error
     return network.eval()
 
 
@@ -74,7 +78,7 @@ def by_magnitude(
     """Gradual magnitude pruning, for as many epochs as the Bayesian network's and the fine-tuning take."""
     network = copy.deepcopy(plain)
     plan, fixed = _magnitude(settings)
-    schedule = Magnitude(network, settings.left or 1, plan.epochs, units=settings.groups in ("rows", "both"))
+    schedule = Magnitude(network, settings.left or 1, plan.epochs, units=settings.groups == "rows")
     path = folder / "checkpoint.pt"
     progress = train_plain(path, network, data, plan, fixed, masks=schedule.masks, restart=settings.restart)
     stages = {"plain network": plain, "pruned": network.eval(), "compacted": mnvi.sparsity.compact(network)}
@@ -103,12 +107,20 @@ def by_posterior(
 def finetuned(small: nn.Module, data: Data, settings: "Settings", folder: Path) -> nn.Module:
     """``small`` after more epochs of plain training, in which its zeros stay zeros."""
     plan = replace(plain_plan(settings), epochs=settings.finetune, lr=settings.lr / 2, decay=1.0)
-    held, left = mnvi.sparsity.hold(small), weights_left(small)
-    path = folder / f"finetune-{left}.pt"  # of a killed run, which may have pruned less
+    held, start = mnvi.sparsity.hold(small), _digest(small, plan)
+    path = folder / f"finetune-{start}.pt"  # a killed run may have pruned less, or tuned for longer
     try:
-        train_plain(path, small, data, plan, {"left": left}, title="fine-tuning, ")
+        train_plain(path, small, data, plan, {"start": start}, title="fine-tuning, ")
     finally:
         held.release()
     for path in folder.glob("finetune-*.pt"):
         path.unlink()
     return small.eval()
+
+
+def _digest(network: nn.Module, plan: Plan) -> str:
+    """A name of these weights and this training."""
+    found = hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode())
+    for tensor in network.state_dict().values():
+        found.update(tensor.cpu().numpy().tobytes())
+    return found.hexdigest()[:12]

@@ -21,8 +21,6 @@ from examples.common import checkpoints
 from examples.common.command_line import as_program, check, option, parse
 from examples.papers.sparse_runs import RUNS, Run
 
-EPOCHS = ("plain_epochs", "epochs", "finetune")
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -49,10 +47,9 @@ def main(argv: list[str] | None = None) -> dict[str, dict]:
     settings = parse(Settings, argv, str(__doc__).splitlines()[0])
     for name, run in chosen(settings).items():
         for seed in range(settings.seeds):
-            _do(_seeded(name, seed), run, seed, settings)
-    found = {
-        path.parent.name: json.loads(path.read_text()) for path in sorted(Path(settings.out).glob("*/result.json"))
-    }
+            _do(name, run, seed, settings)
+    paths = sorted(Path(settings.out).glob("*/result.json"))
+    found = {path.parent.name: result for path in paths if "sparsity" in (result := json.loads(path.read_text()))}
     if found and not settings.list:
         print("\n" + table(found))
     return found
@@ -64,7 +61,7 @@ def chosen(settings: Settings) -> dict[str, Run]:
 
 
 def _do(name: str, run: Run, seed: int, settings: Settings) -> None:
-    folder = Path(settings.out, name)
+    folder = Path(settings.out, _named(name, seed, settings))
     words = [*shlex.split(run.options), *(["--left", _left(run, seed, settings)] if run.left_of else [])]
     words += ["--seed", str(seed), *_longer(run, settings.times)]
     words += ["--threads", str(settings.threads), "--device", settings.device]
@@ -72,13 +69,14 @@ def _do(name: str, run: Run, seed: int, settings: Settings) -> None:
     print("python examples/sparsify.py", shlex.join(words), flush=True)
     if not settings.list and not (folder / "result.json").exists():
         if run.trained_as:
-            _take(Path(settings.out, _seeded(run.trained_as, seed)), folder)
+            _take(Path(settings.out, _named(run.trained_as, seed, settings)), folder)
         sparsify.main(words)
 
 
-def _seeded(name: str, seed: int) -> str:
-    """The run's name with this seed."""
-    return f"{name}-seed{seed}" if seed else name
+def _named(name: str, seed: int, settings: Settings) -> str:
+    """The run's name with this seed and length."""
+    longer = "" if settings.times == 1 else f"-x{settings.times:g}"
+    return name + longer + (f"-seed{seed}" if seed else "")
 
 
 def _take(source: Path, folder: Path) -> None:
@@ -95,15 +93,18 @@ def _longer(run: Run, times: float) -> list[str]:
     if times == 1:
         return []
     own = parse(sparsify.Settings, [*shlex.split(run.options), *(["--left", "1"] if run.left_of else [])], "")
-    counts = {name: max(int(name != "finetune"), round(times * getattr(own, name))) for name in EPOCHS}
+    least = {"plain_epochs": 1, "epochs": 2 if run.left_of else 1, "finetune": 0}
+    counts = {name: max(low, round(times * getattr(own, name))) for name, low in least.items()}
     return [word for name, count in counts.items() for word in (f"--{name.replace('_', '-')}", str(count))]
 
 
 def _left(run: Run, seed: int, settings: Settings) -> str:
     """How many weights the run that ``run`` is compared with has left."""
-    path = Path(settings.out, _seeded(run.left_of, seed), "result.json")
+    path = Path(settings.out, _named(run.left_of, seed, settings), "result.json")
     if path.exists():
-        return str(json.loads(path.read_text())["sparsity"]["total"]["left"])
+        sparsity = json.loads(path.read_text())["sparsity"]
+        units = "--groups rows" in run.options  # of a smaller network all weights count
+        return str(sum(each["compact"][2] for each in sparsity["layers"]) if units else sparsity["total"]["left"])
     if settings.list:
         return "LEFT"
     raise ValueError(f"magnitude pruning leaves as many weights as {run.left_of}, which has to be run before")

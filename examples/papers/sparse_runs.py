@@ -58,7 +58,9 @@ RUNS = {
     "fashion-magnitude": Run(f"{FASHION} {MAGNITUDE}", "fashion-both-ard"),
     # The slides' VGG-like network: Bayesian with one fitted scale a layer, and sparse by group ARD.
     **_families("cifar", NORMAL, "normal", "diagonal mn corrected"),
-    **_families("cifar", HELD, "group", "diagonal mn corrected"),
+    **_families("cifar", HELD, "group", "diagonal corrected"),
+    "cifar-mn-group": Run(f"{HELD} --kl-weight 0.05 --posterior mn"),
+    "cifar-diagonal-group-kl005": Run(f"{HELD} --kl-weight 0.05 --posterior diagonal"),
     "cifar-magnitude": Run(f"{HELD} {MAGNITUDE}", "cifar-diagonal-group"),
     # Its doubled one: single weights; input channels at one position (the slides' rows); outputs (their columns).
     "cifar-wide-free": Run(WIDE),

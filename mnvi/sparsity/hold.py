@@ -54,18 +54,19 @@ def hold(
         >>> held.release()
     """
     kinds = kinds_of(groups)
-    if threshold is None and not any(True for _ in bayesian_layers(model)):
-        return Hold([module for module in model.modules() if isinstance(module, WEIGHTED)])
+    layers = [layer for _, layer in bayesian_layers(model) if "weight" in layer._parameters]
+    if threshold is None:
+        return Hold(layers or [module for module in model.modules() if isinstance(module, WEIGHTED)])
     if isinstance(threshold, Thresholds):
         dropped = dropped_below(model, threshold)
         warn_of_extremes(threshold, "held")
     else:
         cuts = find_cuts(model, kinds, score, ())
-        least = 0.0 if threshold is None else number("threshold", threshold, 0)
+        least = number("threshold", threshold, 0)
         dropped = [(cut, cut.below(least)) for cut in cuts]
     for cut, drop in dropped:
         cut.layer.weight.masked_fill_(drop, 0)
-    return Hold([layer for _, layer in bayesian_layers(model) if "weight" in layer._parameters])
+    return Hold(layers)
 
 
 class Hold:

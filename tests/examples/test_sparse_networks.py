@@ -44,7 +44,7 @@ def test_the_list_has_commands_with_as_many_epochs(tmp_path, capsys):
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("python")]
     assert [("--seed 0" in line, "--seed 1" in line) for line in shown] == [(True, False), (False, True)]
     assert all("--epochs 60" in line and "--finetune 20" in line for line in shown)
-    assert f"--out {tmp_path}/cifar-mn-group-seed1" in shown[1]
+    assert f"--out {tmp_path}/cifar-mn-group-x2-seed1" in shown[1]
 
 
 @pytest.mark.parametrize("times", [0.01, 3])
@@ -53,7 +53,7 @@ def test_every_run_may_be_longer_or_shorter(run, times):
     words = [*shlex.split(run.options), *(["--left", "9"] if run.left_of else [])]
     own = parse(sparsify.Settings, words, "")
     settings = parse(sparsify.Settings, [*words, *sparse_networks._longer(run, times)], "")
-    assert settings.epochs == max(1, round(times * own.epochs))
+    assert settings.epochs == max(2 if run.left_of else 1, round(times * own.epochs))
     assert settings.finetune == round(times * own.finetune)
 
 

@@ -606,3 +606,15 @@ def test_negative_control_rows_and_columns_of_group_ard_swapped():
     law_minimum(layer, row)
     with pytest.raises(AssertionError):
         law_minimum(broken(layer, "prior", update=update), row)
+
+
+@pytest.mark.parametrize("degrees", [9e3, 2e4, 1e8, 1e12, 1e16, 1e300])
+def test_students_kl_of_many_degrees_is_the_normals(degrees):
+    torch.manual_seed(0)
+    mean, spec = torch.randn(20, 30, dtype=torch.float64), mnvi.posteriors.Diagonal()
+    posterior = spec.build((20, 30), dtype=torch.float64)
+    normal, student = (
+        mnvi.priors.GroupARD(degrees=each).build((20, 30), dtype=torch.float64) for each in (None, degrees)
+    )
+    expected = normal.kl(mean, posterior).item()
+    assert abs(student.kl(mean, posterior).item() - expected) <= 1e6 / degrees + 1e-8 * abs(expected)
