@@ -310,7 +310,7 @@ print(fingerprint.of_models([Objective(Activated(chooses("relu")), mnvi.likeliho
 
 def test_the_fingerprint_is_the_same_in_every_process():
     root, found = Path(mnvi.__file__).parents[1], set()
-    for seed in "123":
+    for seed in "12":
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": seed}
         command = [sys.executable, "-c", FINGERPRINT]
         found.add(subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True).stdout)

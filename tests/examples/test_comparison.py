@@ -234,7 +234,7 @@ def test_a_result_that_lacks_its_numbers_is_refused(tmp_path, main, name, missin
     ("option", "reason"),
     [
         (["--methods", "plain,magic"], "methods must be of plain, dropout"),
-        (["--draws", "1"], "draws must be a finite number from 2"),
+        (["--draws", "1"], "draws must be a finite number of at least 2"),
         (["--dropout", "1"], "dropout must be a finite number from 0 to 0.99"),
         (["--data", "letters"], "invalid choice"),
     ],

@@ -17,10 +17,11 @@ PARTIAL = ("copying", "speech", "video")  # parts of their figures are drawn fro
 
 @pytest.fixture
 def runs(tmp_path):
-    """A folder with a run of every kind: of all others, and of sparse networks the first three of a task."""
+    """A folder with a run of every kind: of sparse networks the first three of a task, of pixels one."""
     sparse = [path for path in RUNS if "sparsity" in json.loads(path.read_text())]
     first = [path for path in sparse if path.parent.name.startswith("mnist-")][:3]
-    chosen = sorted({*RUNS} - {*sparse} | {*first})
+    pixels = [path for path in RUNS if path.parent.name.startswith("pixel-")]  # beside "pixel"
+    chosen = sorted({*RUNS} - {*sparse} - {*pixels} | {*first})
     for path in chosen:
         shutil.copytree(path.parent, tmp_path / "runs" / path.parent.name)
     return chosen
